@@ -1,0 +1,23 @@
+module PyJODESensitivityExt
+
+using PyJODE: PyJODE, AdjointArgs, Cotangents, Watched
+using OrdinaryDiffEqTsit5: Tsit5
+using PrecompileTools: @compile_workload
+using SciMLSensitivity: GaussAdjoint, ZygoteVJP, adjoint_sensitivities
+
+function PyJODE.continuous_adjoint(sol, alg::Watched, sensealg, ts, cotangents, a::AdjointArgs)
+    span = ts[end] - ts[1]
+    adaptive = a.adaptive == 1
+    dt = adaptive ? PyJODE.given(a.dt, 0.0) : PyJODE.given(a.dt, span)
+    λ0, dp = adjoint_sensitivities(
+        sol, alg; t = ts[2:end], dgdu_discrete = Cotangents(cotangents), sensealg,
+        abstol = a.abstol, reltol = a.reltol, dt, adaptive, maxiters = a.maxiters
+    )
+    return collect(vec(λ0)), isempty(dp) ? similar(λ0, 0) : collect(vec(dp))
+end
+
+@compile_workload for T in (Float64, Float32)
+    PyJODE.workload(T, Tsit5(), GaussAdjoint(autojacvec = ZygoteVJP()))
+end
+
+end

@@ -1,0 +1,29 @@
+"""
+PyJODE: the Julia half of pyjode.
+
+Python hands over a right-hand side (callables into torch, or Julia code lowered from a torch graph), times and
+pointers into torch memory; PyJODE solves with OrdinaryDiffEq, differentiates with SciMLSensitivity, and writes into
+that memory. Python enters only through the C functions of `boundary.jl`.
+"""
+module PyJODE
+
+using ADTypes: AutoFiniteDiff
+using FunctionWrappers: FunctionWrapper
+using SciMLBase: SciMLBase, ODEFunction, ODEProblem, ReturnCode, solve
+using SparseArrays: SparseArrays, SparseMatrixCSC, nonzeros
+import OrdinaryDiffEqCore
+import OrdinaryDiffEqTsit5
+
+include("python.jl")
+include("rhs.jl")
+include("python_rhs.jl")
+include("handles.jl")
+include("algorithms.jl")
+include("problem.jl")
+include("forward.jl")
+include("watched.jl")
+include("adjoint.jl")
+include("boundary.jl")
+include("precompile.jl")
+
+end

@@ -1,0 +1,129 @@
+# The C functions Python calls. Each returns OK, PYTHON_RAISED (the exception is in `RAISED`) or JULIA_ERROR (the text
+# is in `MESSAGE`); no Julia exception and no Julia object crosses.
+
+const OK, PYTHON_RAISED, JULIA_ERROR = Cint(0), Cint(1), Cint(2)
+
+"Text that Python reads after a call: an error, or the return code of a solve."
+const MESSAGE = Ref("")
+
+const SILENT = OrdinaryDiffEqCore.DEVerbosity(OrdinaryDiffEqCore.SciMLLogging.None())
+
+function guarded(body)
+    try
+        body()
+        return OK
+    catch e
+        e isa PythonRaised && return PYTHON_RAISED
+        MESSAGE[] = sprint(showerror, e, catch_backtrace())
+        return JULIA_ERROR
+    end
+end
+
+"""
+A right-hand side in Python. Same layout as `RHSArgs` in pyjode/engines/julia/boundary.py. Addresses of Python
+functions are 0 where the solve does not need them; Python keeps the functions and the mailbox alive.
+"""
+struct RHSArgs
+    double::Int              # 1: Float64, 0: Float32
+    n::Int
+    np::Int
+    sign::Int
+    blocks::Int
+    slots::Ptr{UInt}
+    t::Ptr{Cvoid}
+    f::Ptr{Cvoid}
+    vjp_u::Ptr{Cvoid}
+    vjp_p::Ptr{Cvoid}
+    vjp_up::Ptr{Cvoid}
+    jac::Ptr{Cvoid}
+    tgrad::Ptr{Cvoid}
+end
+
+function python_rhs(a::RHSArgs, ::Type{T}) where {T}
+    box = Mailbox{T}(a.slots, Ptr{T}(a.t))
+    return RHS{T}(
+        a.n, a.np, Float64(a.sign), a.blocks,
+        StateFunction{T}(PythonStateFunction{T}(box, a.f, a.n)),
+        VJPFunction{T}(PythonVJP{T}(box, a.vjp_u, a.vjp_p, a.vjp_up, a.n, a.np)),
+        StateFunction{T}(PythonJacobian{T}(box, a.jac, a.n ÷ a.blocks, a.blocks)),
+        StateFunction{T}(PythonStateFunction{T}(box, a.tgrad, a.n)),
+    )
+end
+
+function c_rhs(args::Ptr{RHSArgs}, handle::Ptr{Int})
+    return guarded() do
+        a = unsafe_load(args)
+        unsafe_store!(handle, keep!(a.double == 1 ? python_rhs(a, Float64) : python_rhs(a, Float32)))
+    end
+end
+
+"Handle of what an expression makes: a solver or a sensealg."
+function c_construct(packages::Cstring, code::Cstring, handle::Ptr{Int})
+    return guarded() do
+        unsafe_store!(handle, keep!(construct(unsafe_string(packages), unsafe_string(code))))
+    end
+end
+
+function c_solve(args::Ptr{SolveArgs}, report::Ptr{SolveReport})
+    return guarded() do
+        unsafe_store!(report, Base.invokelatest(forward, unsafe_load(args))::SolveReport)
+    end
+end
+
+function c_adjoint(args::Ptr{AdjointArgs}, report::Ptr{AdjointReport})
+    return guarded() do
+        unsafe_store!(report, Base.invokelatest(adjoint, unsafe_load(args))::AdjointReport)
+    end
+end
+
+function c_dense_output(handle::Int, ts::Ptr{Float64}, nt::Int, order::Int, out::Ptr{Cvoid})
+    return guarded() do
+        s = object(handle)::Forward
+        τs = s.rhs.sign .* unsafe_wrap(Vector{Float64}, ts, nt)
+        Base.invokelatest(dense_output!, s, out, τs, order)
+    end
+end
+
+function c_steps(handle::Int, ts::Ptr{Float64}, out::Ptr{Cvoid})
+    return guarded(() -> steps!(object(handle)::Forward, ts, out))
+end
+
+c_release(handle::Int) = guarded(() -> release!(handle))
+
+"Evaluate code in PyJODE and leave what it shows in `MESSAGE`: for tests and `pyjode doctor`."
+function c_eval(code::Cstring)
+    return guarded() do
+        MESSAGE[] = string(Core.eval(@__MODULE__, Meta.parseall(unsafe_string(code))))
+    end
+end
+
+"Copy of `MESSAGE`, cut to `size` bytes; returns its full length in bytes."
+function c_message(buffer::Ptr{UInt8}, size::Int)
+    bytes = codeunits(MESSAGE[])
+    GC.@preserve bytes unsafe_copyto!(buffer, pointer(bytes), min(size, length(bytes)))
+    return length(bytes)
+end
+
+"Addresses from Python in the order of `PythonAPI`'s fields; where it finds a raised exception."
+function c_connect_python(api::Ptr{Ptr{Cvoid}})
+    for i in 1:fieldcount(PythonAPI)
+        setfield!(PYTHON, i, unsafe_load(api, i))
+    end
+    return pointer(RAISED)
+end
+
+"The C functions by name, for ctypes."
+function entry_points()
+    return Dict{String, UInt}(
+        "connect_python" => UInt(@cfunction(c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},))),
+        "rhs" => UInt(@cfunction(c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int}))),
+        "construct" => UInt(@cfunction(c_construct, Cint, (Cstring, Cstring, Ptr{Int}))),
+        "solve" => UInt(@cfunction(c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport}))),
+        "adjoint" => UInt(@cfunction(c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport}))),
+        "dense_output" => UInt(@cfunction(c_dense_output, Cint, (Int, Ptr{Float64}, Int, Int, Ptr{Cvoid}))),
+        "steps" => UInt(@cfunction(c_steps, Cint, (Int, Ptr{Float64}, Ptr{Cvoid}))),
+        "release" => UInt(@cfunction(c_release, Cint, (Int,))),
+        "eval" => UInt(@cfunction(c_eval, Cint, (Cstring,))),
+        "message" => UInt(@cfunction(c_message, Int, (Ptr{UInt8}, Int))),
+    )
+end

@@ -1,0 +1,115 @@
+# The forward solve.
+
+"""
+What Python asks of a solve. Same layout as `SolveArgs` in pyjode/engines/julia/boundary.py: eight bytes a field. NaN
+stands for "not given".
+"""
+struct SolveArgs
+    rhs::Int            # handle
+    alg::Int            # handle
+    u0::Ptr{Cvoid}      # (n,)
+    ts::Ptr{Float64}    # (nt,), increasing; ts[1] is the start, ts[nt] the end
+    nt::Int
+    ys::Ptr{Cvoid}      # out, (nt, n) of torch = (n, nt) here; C_NULL: only the steps are wanted
+    abstol::Ptr{Float64}
+    reltol::Ptr{Float64}
+    per_element::Int    # 1: the tolerances have n entries, 0: one
+    dt::Float64
+    adaptive::Int       # 0 or 1
+    dtmin::Float64
+    dtmax::Float64
+    maxiters::Int
+    with_jac::Int
+    dense::Int          # 1: keep the solution for dense output and adjoints
+end
+
+"What came of it; same layout as `SolveReport` in boundary.py."
+struct SolveReport
+    solution::Int       # handle, 0 where nothing is kept
+    success::Int
+    t_reached::Float64
+    nsaved::Int         # save points reached; with `dense`, steps stored
+    nf::Int
+    naccept::Int
+    nreject::Int
+    njacs::Int
+    nsolve::Int
+    nw::Int
+    nnonliniter::Int
+    nnonlinconvfail::Int
+end
+
+"A finished forward solve, kept for dense output and for the adjoints."
+struct Forward{S, R}
+    sol::S
+    rhs::R
+end
+
+tolerance(p::Ptr{Float64}, n::Int, per_element::Bool) =
+    per_element ? copy(unsafe_wrap(Vector{Float64}, p, n)) : unsafe_load(p)
+
+given(x::Float64, default::Float64) = isnan(x) ? default : x
+
+forward(a::SolveArgs) = forward(a, object(a.rhs), object(a.alg))::SolveReport
+
+function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
+    ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
+    u0 = copy(unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n))
+    span = ts[end] - ts[1]
+    dense, fixed = a.dense == 1, a.adaptive == 0
+    sol = solve(
+        problem(r, u0, (ts[1], ts[end]), a.with_jac == 1), alg;
+        abstol = tolerance(a.abstol, r.n, a.per_element == 1), reltol = tolerance(a.reltol, r.n, a.per_element == 1),
+        # A fixed-step method without dt steps from one save point to the next, as torchdiffeq's do.
+        dt = given(a.dt, fixed ? span : 0.0), tstops = fixed ? ts : Float64[],
+        adaptive = !fixed, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, span), maxiters = a.maxiters,
+        saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
+    )
+    if dense
+        a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0})
+        nsaved, handle = length(sol.t), keep!(Forward(sol, r))
+    else
+        nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt), 0
+    end
+    MESSAGE[] = string(sol.retcode)
+    st = sol.stats
+    return SolveReport(
+        handle, SciMLBase.successful_retcode(sol) ? 1 : 0, r.sign * sol.t[end], nsaved, st.nf + st.nf2,
+        st.naccept, st.nreject, st.njacs, st.nsolve, st.nw, st.nnonliniter, st.nnonlinconvfail
+    )
+end
+
+"Save points that a failed solve did not reach stay untouched."
+function copy_saved!(ys::Ptr{T}, sol, nt::Int) where {T}
+    nsaved = min(length(sol.u), nt)
+    for i in 1:nsaved
+        u = sol.u[i]
+        GC.@preserve u unsafe_copyto!(ys + (i - 1) * sizeof(u), pointer(u), length(u))
+    end
+    return nsaved
+end
+
+function interpolate!(out::Ptr{T}, sol, ts::Vector{Float64}, n::Int, deriv) where {T}
+    for (i, t) in pairs(ts)
+        t > sol.t[end] && break
+        sol(unsafe_wrap(Vector{T}, out + (i - 1) * n * sizeof(T), n), t, deriv)
+    end
+    return nothing
+end
+
+"Dense output: the solution (order 0) or its time derivative (order 1) at `ts`, into `out` (n, nt)."
+function dense_output!(s::Forward, out::Ptr{Cvoid}, ts::Vector{Float64}, order::Int)
+    T = eltype(s.rhs.p)
+    interpolate!(Ptr{T}(out), s.sol, ts, s.rhs.n, order == 0 ? Val{0} : Val{1})
+    return nothing
+end
+
+"Times (the user's) and states of the stored steps, into `ts` (m,) and `out` (n, m)."
+function steps!(s::Forward, ts::Ptr{Float64}, out::Ptr{Cvoid})
+    T, n = eltype(s.rhs.p), s.rhs.n
+    for (i, (t, u)) in enumerate(zip(s.sol.t, s.sol.u))
+        unsafe_store!(ts, s.rhs.sign * t, i)
+        GC.@preserve u unsafe_copyto!(Ptr{T}(out) + (i - 1) * sizeof(u), pointer(u), n)
+    end
+    return nothing
+end

@@ -1,0 +1,65 @@
+# Solves that go into the package image, so that a process's first solve compiles nothing. Everything but the numbers
+# is the same as in a solve that Python asks for.
+
+using PrecompileTools: @compile_workload
+
+"A linear right-hand side without Python: du = (A + p₁ I) u, A of four entries."
+function workload_rhs(::Type{T}; blocks = 1) where {T}
+    n = 2 * blocks
+    each(g) = (out, u, t) -> (for b in 0:(blocks - 1); g(out + 2b * sizeof(T), u + 2b * sizeof(T)); end; nothing)
+    f = each() do out, u
+        u1, u2 = unsafe_load(u, 1), unsafe_load(u, 2)
+        unsafe_store!(out, -u1 - 2u2, 1)
+        unsafe_store!(out, 2u1 - u2, 2)
+    end
+    function vjp(Ju, Jp, v, u, t)
+        for b in 0:(blocks - 1)
+            v1, v2 = unsafe_load(v, 2b + 1), unsafe_load(v, 2b + 2)
+            Ju == C_NULL || (unsafe_store!(Ju, -v1 + 2v2, 2b + 1); unsafe_store!(Ju, -2v1 - v2, 2b + 2))
+        end
+        Jp == C_NULL || unsafe_store!(Jp, sum(unsafe_load(v, i) * unsafe_load(u, i) for i in 1:n))
+        return nothing
+    end
+    function jac(out, u, t)
+        for b in 0:(blocks - 1), (i, x) in enumerate((-1, 2, -2, -1))
+            unsafe_store!(out, T(x), 4b + i)
+        end
+        return nothing
+    end
+    zero!(out, u, t) = (for i in 1:n; unsafe_store!(out, zero(T), i); end; nothing)
+    return RHS{T}(n, 1, 1.0, blocks, StateFunction{T}(f), VJPFunction{T}(vjp), StateFunction{T}(jac), StateFunction{T}(zero!))
+end
+
+"Solve, and with `sensealg` differentiate, as Python would; returns λ(t0)."
+function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac = false, blocks = 1, adjoint_alg = alg) where {T}
+    r = workload_rhs(T; blocks)
+    ts, u0, ys = [0.0, 0.1, 0.2], ones(T, r.n), zeros(T, r.n, 3)
+    abstol, reltol = [1.0e-6], [1.0e-3]
+    du0, dp, dts, cotangents = zeros(T, r.n), zeros(T, 1), zeros(3), ones(T, r.n, 3)
+    handles = [keep!(r), keep!(alg), keep!(adjoint_alg), keep!(sensealg)]
+    GC.@preserve ts u0 ys abstol reltol du0 dp dts cotangents begin
+        for dense in (0, 1)
+            args = SolveArgs(
+                handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
+                NaN, adaptive, NaN, NaN, 100, with_jac, dense
+            )
+            report = forward(args)
+            dense == 0 && continue
+            push!(handles, report.solution)
+            dense_output!(object(report.solution), Ptr{Cvoid}(pointer(ys)), ts, 0)
+            sensealg === nothing && continue
+            adjoint(
+                AdjointArgs(
+                    report.solution, handles[3], handles[4], 0, pointer(ts), 3, pointer(cotangents), 1.0e-6, 1.0e-3,
+                    NaN, adaptive, 100, 1, pointer(du0), pointer(dp), pointer(dts)
+                )
+            )
+        end
+    end
+    foreach(release!, handles)
+    return du0
+end
+
+@compile_workload for T in (Float64, Float32)
+    workload(T, OrdinaryDiffEqTsit5.Tsit5())
+end

@@ -1,0 +1,103 @@
+"""Engines: who does the solving. ``"julia"`` is the product; ``"torchdiffeq"`` is what runs without Julia."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from typing import Protocol
+
+from torch import Tensor
+
+from pyjode.engines.request import Answer, Request
+from pyjode.errors import EngineUnavailable, InputError
+
+__all__ = ["ENGINES", "Engine", "choose_engine", "set_default_engine"]
+
+ENGINES = ("auto", "julia", "torchdiffeq")
+
+_default: str | None = None
+
+
+class Engine(Protocol):
+    """What solves a :class:`~pyjode.engines.request.Request`."""
+
+    name: str
+
+    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+        """Solve from ``u0`` (``(n,)``) at ``ts[0]`` and save at ``ts`` (``(T,)``, float64, strictly monotonic).
+
+        The answer's ``us`` are differentiable in ``u0``, ``ts`` and the request's parameters.
+        """
+        ...
+
+
+def set_default_engine(name: str | None) -> None:
+    """Choose the engine for calls that do not name one.
+
+    Args:
+        name: ``"auto"`` (Julia where it is set up, else torchdiffeq), ``"julia"``, ``"torchdiffeq"``, or ``None`` to
+            go back to the environment variable ``PYJODE_ENGINE`` (``"auto"`` where that is not set).
+
+    Raises:
+        InputError: another name.
+    """
+    global _default
+    _default = None if name is None else _checked(name, "set_default_engine")
+
+
+def choose_engine(name: str | None) -> Engine:
+    """The engine for one call.
+
+    Args:
+        name: as in :func:`set_default_engine`; ``None`` takes the default.
+
+    Raises:
+        InputError: an unknown name.
+        EngineUnavailable: ``"julia"`` was asked for where Julia is not set up.
+    """
+    if name is not None:
+        wanted = _checked(name, "engine")
+    elif _default is not None:
+        wanted = _default
+    else:
+        wanted = _checked(os.environ.get("PYJODE_ENGINE") or "auto", "PYJODE_ENGINE")
+    if wanted == "torchdiffeq":
+        return _embedded()
+    from pyjode.engines.julia import config
+
+    if config.find_julia() is not None:
+        return _julia()
+    if wanted == "julia":
+        raise EngineUnavailable(config.why_not())
+    _warn_once(config.why_not())
+    return _embedded()
+
+
+def _checked(name: str, where: str) -> str:
+    if name not in ENGINES:
+        raise InputError(f"{where}: {name!r} is no engine; choose from {', '.join(map(repr, ENGINES))}")
+    return name
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"pyjode uses its embedded engine (torchdiffeq) in this process: {reason} "
+        'Silence this with engine="torchdiffeq" or PYJODE_ENGINE=torchdiffeq.',
+        stacklevel=5,
+    )
+
+
+@functools.cache
+def _embedded() -> Engine:
+    from pyjode.engines.embedded import EmbeddedEngine
+
+    return EmbeddedEngine()
+
+
+@functools.cache
+def _julia() -> Engine:
+    from pyjode.engines.julia.engine import JuliaEngine
+
+    return JuliaEngine()

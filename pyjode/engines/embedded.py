@@ -1,0 +1,200 @@
+"""The embedded engine: torchdiffeq, so that everything but Julia's own methods runs without Julia."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor, nn
+
+from pyjode.engines.request import Answer, Request
+from pyjode.errors import UnsupportedError
+from pyjode.rhs import build_rhs
+from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint
+from pyjode.state import StateLayout
+
+
+class EmbeddedEngine:
+    """Solves with torchdiffeq.
+
+    Gradients: by backpropagation through the solver's steps (:class:`~pyjode.DiscreteAdjoint`, the default), or by
+    torchdiffeq's continuous adjoint (:class:`~pyjode.BacksolveAdjoint`).
+    """
+
+    name = "torchdiffeq"
+
+    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+        """See :class:`pyjode.engines.Engine`.
+
+        Raises:
+            UnsupportedError: the method, the sensealg or an option is one that only Julia has.
+        """
+        method = request.method.torchdiffeq_name
+        if method is None:
+            raise UnsupportedError(
+                f"method {request.method.name!r} needs the Julia engine (set it up with: pyjode setup); "
+                "the embedded engine has dopri5, dopri8, bosh3, fehlberg2, adaptive_heun, euler, midpoint, rk4, ..."
+            )
+        if request.save_steps:
+            raise UnsupportedError(
+                "the embedded engine saves at given times only: pass saveat=, or use the Julia engine (pyjode setup)"
+            )
+        if request.rhs_way in ("native", "traced"):
+            raise UnsupportedError(f"rhs={request.rhs_way!r} is the Julia engine's; the embedded engine calls f itself")
+        f = _FlatFunction(request.f, request.layout)
+        solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
+        arguments = {
+            "rtol": _tolerance(request.tolerances.rtol),
+            "atol": _tolerance(request.tolerances.atol),
+            "method": method,
+            "options": _options(request),
+        }
+        return self._answer(request, f, solver, u0, ts, arguments)
+
+    def _answer(
+        self,
+        request: Request,
+        f: _FlatFunction,
+        solver: Callable[..., Tensor],
+        u0: Tensor,
+        ts: Tensor,
+        arguments: dict[str, Any],
+    ) -> Answer:
+        try:
+            us = solver(f, u0, ts, **arguments)
+        except AssertionError as error:
+            retcode = _retcode(str(error))
+            if retcode is None or f.raised:
+                raise
+            nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype)
+            return Answer(ts, nothing, False, retcode, f.t, f.stats())
+
+        def interpolate(times: Tensor) -> Tensor:
+            return _at_times(lambda grid: solver(f, u0, grid, **arguments), ts[0], times)
+
+        finite = bool(torch.isfinite(us.detach()).all())
+        return Answer(
+            ts, us, finite, "Success" if finite else "Unstable", f.t, f.stats(), interpolate if request.dense else None
+        )
+
+
+def _backpropagated(f: nn.Module, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
+    return torchdiffeq.odeint(f, u0, ts, **arguments)
+
+
+def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) -> Callable[..., Tensor]:
+    adjoint = request.adjoint
+    assert adjoint is not None
+    if isinstance(adjoint.sensealg, DiscreteAdjoint):
+        return _backpropagated
+    if not isinstance(adjoint.sensealg, BacksolveAdjoint):
+        raise UnsupportedError(
+            f"{type(adjoint.sensealg).__name__} needs the Julia engine (set it up with: pyjode setup); the embedded "
+            "engine has DiscreteAdjoint and BacksolveAdjoint"
+        )
+    if request.exact_params:
+        params = request.params or ()
+    else:
+        y0 = request.layout.unflatten(u0.detach())
+        params = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way="eager").params
+
+    def solve(f: nn.Module, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
+        return torchdiffeq.odeint_adjoint(
+            f,
+            u0,
+            ts,
+            adjoint_rtol=adjoint.rtol,
+            adjoint_atol=adjoint.atol,
+            adjoint_method=adjoint.method.torchdiffeq_name,
+            adjoint_params=tuple(params),
+            **arguments,
+        )
+
+    return solve
+
+
+def _at_times(solve: Callable[[Tensor], Tensor], t0: Tensor, times: Tensor) -> Tensor:
+    """torchdiffeq keeps no interpolant of any method but one: dense output solves again, through ``times``."""
+    sorted_times, order = torch.unique(times, sorted=True, return_inverse=True)
+    forwards = bool(sorted_times[-1] > t0)
+    if not forwards:
+        sorted_times, order = sorted_times.flip(0), len(sorted_times) - 1 - order
+    starts = bool(sorted_times[0] == t0)
+    if starts and len(sorted_times) == 1:
+        sorted_times = torch.cat([sorted_times, sorted_times + 1e-6])
+    grid = sorted_times if starts else torch.cat([t0.detach().reshape(1), sorted_times])
+    us = solve(grid)
+    return (us if starts else us[1:])[order]
+
+
+def _tolerance(value: float | Tensor) -> Any:
+    return value
+
+
+def _options(request: Request) -> dict[str, Any]:
+    steps, options = request.steps, {}
+    if steps.adaptive:
+        options["max_num_steps"] = steps.maxiters
+        if steps.dt is not None:
+            options["first_step"] = steps.dt
+        if steps.dtmin is not None or steps.dtmax is not None:
+            # torchdiffeq 0.2.5 has neither; silently going on without would be another solve than was asked for.
+            raise UnsupportedError("dtmin and dtmax need the Julia engine (set it up with: pyjode setup)")
+    elif steps.dt is not None:
+        options["step_size"] = steps.dt
+    if len(request.layout.leaves) > 1:
+        options["norm"] = _largest_leaf_rms(request.layout)
+    return options
+
+
+def _largest_leaf_rms(layout: StateLayout) -> Callable[[Tensor], Tensor]:
+    """torchdiffeq's norm of a tuple: the largest root mean square among its tensors."""
+
+    def norm(u: Tensor) -> Tensor:
+        return torch.stack([u[leaf.start : leaf.stop].pow(2).mean().sqrt() for leaf in layout.leaves]).max()
+
+    return norm
+
+
+def _retcode(message: str) -> str | None:
+    if "max_num_steps" in message:
+        return "MaxIters"
+    if "underflow in dt" in message:
+        return "DtLessThanMin"
+    if "non-finite" in message:
+        return "Unstable"
+    return None
+
+
+class _FlatFunction(nn.Module):
+    """f on flat states, counting what torchdiffeq does not report."""
+
+    def __init__(self, f: Callable[..., Any], layout: StateLayout):
+        super().__init__()
+        self.f = f
+        self.layout = layout
+        self.nf = self.naccept = self.nreject = 0
+        self.t = float("nan")
+        self.raised = False
+
+    def forward(self, t: Tensor, u: Tensor) -> Tensor:
+        self.nf += 1
+        self.raised = True
+        dy = self.f(t, self.layout.unflatten(u))
+        self.raised = False
+        return self.layout.flatten_derivative(dy)
+
+    def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.naccept += 1
+        self.t = float(t0 + dt)
+
+    def callback_reject_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.nreject += 1
+
+    def callback_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.t = float(t0 + dt)
+
+    def stats(self) -> dict[str, int]:
+        return {"nf": self.nf, "naccept": self.naccept, "nreject": self.nreject}

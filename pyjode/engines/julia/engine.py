@@ -1,0 +1,216 @@
+"""The Julia engine: OrdinaryDiffEq solves, SciMLSensitivity differentiates."""
+
+from __future__ import annotations
+
+import weakref
+from ctypes import byref
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
+from pyjode.engines.julia.callbacks import Callbacks
+from pyjode.engines.request import Adjoint, Answer, Request, StepControl
+from pyjode.errors import SolverError, SolverFailure, UnsupportedError
+from pyjode.methods import Method
+from pyjode.rhs import build_rhs
+from pyjode.sensealgs import BacksolveAdjoint, InterpolatingAdjoint
+
+_STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
+
+
+class JuliaEngine:
+    """Solves with DifferentialEquations.jl in this process."""
+
+    name = "julia"
+
+    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+        """See :class:`pyjode.engines.Engine`.
+
+        Raises:
+            EngineUnavailable: Julia does not start.
+            UnsupportedError: the state is not on the host.
+        """
+        if u0.device.type != "cpu":
+            raise UnsupportedError(f"y0 is on {u0.device}; the Julia engine takes states on the CPU: y0.cpu()")
+        y0 = request.layout.unflatten(u0.detach())
+        rhs = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way)
+        params = rhs.params
+        if request.exact_params:
+            wanted = {id(p) for p in request.params or ()}
+            params = tuple(p if id(p) in wanted else p.detach() for p in params)
+        sign = -1 if ts[-1] < ts[0] else 1
+        solve = _Solve(request, rhs, params, sign)
+        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
+        if request.save_steps:
+            us = solve.forward(u0, ts, dense=True)
+            if not (differentiable and solve.report.success):
+                return solve.answer(*solve.steps())
+            # Where the steps fell is known now; the states there are asked for as at any save points.
+            ts = torch.cat([ts[:1], solve.steps()[0][1:-1], ts[-1:]])
+            solve = _Solve(request, rhs, params, sign)
+        if differentiable:
+            us = _Differentiable.apply(solve, u0, ts, *params)
+        else:
+            us = solve.forward(u0, ts, dense=request.dense)
+        return solve.answer(ts, us)
+
+
+class _Solve:
+    """One forward solve on the Julia side, and the backward passes from it."""
+
+    def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int):
+        self.request = request
+        self.sign = sign
+        self.with_jac = request.method.is_implicit
+        self.callbacks = Callbacks(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
+        self.report = SolveReport()
+        self.retcode = ""
+        self.grid = torch.empty(0)
+        weakref.finalize(self, gate().release, self.callbacks.handle)
+
+    @torch.no_grad()
+    def forward(self, u0: Tensor, ts: Tensor, *, dense: bool) -> Tensor:
+        """States at ``ts``, shape ``(T, n)``; rows that were not reached are NaN."""
+        request, layout = self.request, self.request.layout
+        u0 = u0.detach().to(layout.dtype).contiguous()
+        grid = (self.sign * ts.detach()).contiguous()
+        us = torch.full((len(grid), layout.n), nan, dtype=layout.dtype)
+        rtol, atol, per_element = _tolerance_vectors(request, layout.n)
+        args = SolveArgs(
+            rhs=self.callbacks.handle,
+            alg=_handle(request.method),
+            u0=u0.data_ptr(),
+            ts=grid.data_ptr(),
+            nt=len(grid),
+            ys=us.data_ptr(),
+            abstol=atol.data_ptr(),
+            reltol=rtol.data_ptr(),
+            per_element=int(per_element),
+            **_step_arguments(request.steps),
+            dtmin=_nan(request.steps.dtmin),
+            dtmax=_nan(request.steps.dtmax),
+            with_jac=int(self.with_jac),
+            dense=int(dense),
+        )
+        with gate().locked():
+            gate().call("solve", byref(args), byref(self.report))
+            self.retcode = gate().message()
+        if self.report.solution:
+            weakref.finalize(self, gate().release, self.report.solution)
+        self.grid = grid
+        return us
+
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """Times ``(m,)`` and states ``(m, n)`` of the stored steps."""
+        ts = torch.empty(self.report.nsaved, dtype=torch.float64)
+        us = torch.empty(self.report.nsaved, self.request.layout.n, dtype=self.request.layout.dtype)
+        gate().call("steps", self.report.solution, ts.data_ptr(), us.data_ptr())
+        return ts, us
+
+    def answer(self, ts: Tensor, us: Tensor) -> Answer:
+        report = self.report
+        return Answer(
+            ts,
+            us,
+            bool(report.success),
+            self.retcode,
+            report.t_reached,
+            {name: getattr(report, name) for name in _STATS},
+            self._interpolate if self.report.solution else None,
+        )
+
+    @torch.no_grad()
+    def backward(self, cotangents: Tensor, params: tuple[Tensor, ...], want_t: bool) -> tuple[Tensor, Tensor, list]:
+        """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
+        adjoint = self.request.adjoint
+        assert adjoint is not None
+        self.callbacks.params = params
+        layout = self.request.layout
+        cotangents = cotangents.to(layout.dtype).contiguous()
+        du0 = torch.zeros(layout.n, dtype=layout.dtype)
+        dp = torch.zeros(sum(p.numel() for p in params), dtype=layout.dtype)
+        dts = torch.zeros(len(self.grid), dtype=torch.float64)
+        args = AdjointArgs(
+            solution=self.report.solution,
+            alg=_handle(adjoint.method),
+            sensealg=gate().construct("SciMLSensitivity", adjoint.sensealg.julia_expr),
+            joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
+            ts=self.grid.data_ptr(),
+            nt=len(self.grid),
+            cotangents=cotangents.data_ptr(),
+            abstol=adjoint.atol,
+            reltol=adjoint.rtol,
+            **_step_arguments(adjoint.steps),
+            want_t=int(want_t),
+            du0=du0.data_ptr(),
+            dp=dp.data_ptr(),
+            dts=dts.data_ptr(),
+        )
+        report = AdjointReport()
+        with gate().locked():
+            gate().call("adjoint", byref(args), byref(report))
+            retcode = gate().message()
+        if not report.success:
+            raise _adjoint_failure(adjoint, retcode, report)
+        return du0, dts, self.callbacks.parameter_gradients(dp)
+
+    def _interpolate(self, times: Tensor) -> Tensor:
+        """Dense output at ``times`` ``(m,)``: ``(m, n)``."""
+        times = times.detach().to(device="cpu", dtype=torch.float64).contiguous()
+        out = torch.full((len(times), self.request.layout.n), nan, dtype=self.request.layout.dtype)
+        gate().call("dense_output", self.report.solution, times.data_ptr(), len(times), 0, out.data_ptr())
+        return out
+
+
+class _Differentiable(torch.autograd.Function):
+    """The solve as a function of u0, ts and the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, solve: _Solve, u0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
+        ctx.solve = solve
+        # Saved for autograd's check that no optimizer changed them in between.
+        ctx.save_for_backward(*params)
+        return solve.forward(u0, ts, dense=True)
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise UnsupportedError(
+                "second derivatives through a solve (create_graph=True) are not available on the Julia engine; "
+                'engine="torchdiffeq" with odeint has them'
+            )
+        params = ctx.saved_tensors
+        du0, dts, dps = ctx.solve.backward(cotangents, params, ctx.needs_input_grad[2])
+        return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
+
+
+def _handle(method: Method) -> int:
+    return gate().construct(method.julia_package, method.julia_expr)
+
+
+def _nan(value: float | None) -> float:
+    return nan if value is None else float(value)
+
+
+def _step_arguments(steps: StepControl) -> dict[str, Any]:
+    return {"dt": _nan(steps.dt), "adaptive": int(steps.adaptive), "maxiters": steps.maxiters}
+
+
+def _tolerance_vectors(request: Request, n: int) -> tuple[Tensor, Tensor, bool]:
+    rtol, atol = (torch.as_tensor(x, dtype=torch.float64) for x in (request.tolerances.rtol, request.tolerances.atol))
+    per_element = rtol.numel() > 1 or atol.numel() > 1
+    shape = (n,) if per_element else (1,)
+    return rtol.broadcast_to(shape).contiguous(), atol.broadcast_to(shape).contiguous(), per_element
+
+
+def _adjoint_failure(adjoint: Adjoint, retcode: str, report: Any) -> SolverError:
+    name, steps = type(adjoint.sensealg).__name__, report.naccept + report.nreject
+    return SolverError(
+        f"the adjoint solve of the backward pass ({name}, {adjoint.method.name}) stopped at t = {report.t_reached:.6g} "
+        f"after {steps} steps: {retcode}. Try another sensealg or adjoint_method, looser adjoint_rtol and adjoint_atol, "
+        "or more maxiters",
+        SolverFailure(retcode, report.t_reached, steps),
+    )

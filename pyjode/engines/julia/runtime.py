@@ -1,0 +1,228 @@
+"""Finding and starting Julia, once per process, at first use.
+
+Start-up is the delicate part: environment variables must be set before juliacall loads, Ctrl-C must not hit Julia
+half-way through its start, and Julia must leave Python's signal handling and process exit alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pyjode.engines.julia import config
+from pyjode.errors import EngineUnavailable, PyjodeError
+
+log = logging.getLogger("pyjode")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A started Julia.
+
+    Attributes:
+        entry_points: addresses of PyJODE's C functions by name.
+        any_thread: whether threads other than the one that started Julia may enter (Julia handles its own signals).
+        pid, thread: the process and the thread (``threading.get_ident()``) Julia was started in.
+        seconds: what start-up cost, by stage: ``"start Julia"``, ``"load PyJODE"``.
+    """
+
+    entry_points: dict[str, int]
+    any_thread: bool
+    pid: int
+    thread: int
+    seconds: dict[str, float]
+
+
+_runtime: Runtime | None = None
+_starting = threading.Lock()
+
+
+def started() -> bool:
+    """Whether Julia runs in this process already."""
+    return _runtime is not None
+
+
+def runtime() -> Runtime:
+    """The process's Julia, started now if it was not.
+
+    Raises:
+        EngineUnavailable: no Julia is set up, it does not start, or this is a forked child of a process that had
+            started it.
+    """
+    global _runtime
+    if _runtime is None:
+        with _starting:
+            if _runtime is None:
+                _runtime = _start()
+    if _runtime.pid != os.getpid():
+        raise EngineUnavailable(
+            "this process was forked from one in which Julia runs already; a forked copy of Julia is not safe to use. "
+            'Start worker processes with the "spawn" method (multiprocessing.set_start_method("spawn"), '
+            'DataLoader(multiprocessing_context="spawn")), or use engine="torchdiffeq" in the child'
+        )
+    return _runtime
+
+
+def julia_eval(code: str) -> str:
+    """What ``code`` evaluates to in the engine's Julia session, inside the module PyJODE, as a string."""
+    from pyjode.engines.julia.boundary import gate
+
+    return gate().evaluate(code)
+
+
+def _start() -> Runtime:
+    location = config.find_julia()
+    if location is None:
+        raise EngineUnavailable(config.why_not())
+    juliacall_was_loaded = "juliacall" in sys.modules
+    if not juliacall_was_loaded:
+        _set_environment(location)
+        log.info("starting Julia (%s)", location.exe)
+    before = perf_counter()
+    with _deferred_sigint(), _signal_mask_kept(), _exit_hook_caught() as exit_hooks:
+        try:
+            with warnings.catch_warnings():
+                # juliacall warns when torch was imported first; both orders work (see docs: troubleshooting).
+                warnings.filterwarnings("ignore", message="torch was imported before juliacall")
+                import juliacall
+        except PyjodeError:
+            raise
+        except Exception as error:
+            raise EngineUnavailable(f"Julia did not start ({location.exe}): {error}. Try: pyjode doctor") from error
+        started_at = perf_counter()
+        entry_points = _load_pyjode(juliacall.Main, location)
+    loaded_at = perf_counter()
+    any_thread = juliacall.CONFIG.get("opt_handle_signals") == "yes"
+    leave_safe_state = _enter_gc_safe_state(juliacall.CONFIG["libpath"]) if any_thread else None
+    _exit_only_in_this_process(exit_hooks, leave_safe_state)
+    seconds = {"start Julia": started_at - before, "load PyJODE": loaded_at - started_at}
+    log.info("Julia is ready: %s", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+    return Runtime(entry_points, any_thread, os.getpid(), threading.get_ident(), seconds)
+
+
+def _set_environment(location: config.JuliaLocation) -> None:
+    os.environ["PYTHON_JULIACALL_EXE"] = str(location.exe)
+    os.environ["PYTHON_JULIACALL_PROJECT"] = str(location.project)
+    if location.depot:
+        os.environ["JULIA_DEPOT_PATH"] = location.depot
+    # Julia's own signal handlers are what makes its collector safe with several threads; Python's are put back after.
+    os.environ.setdefault("PYTHON_JULIACALL_HANDLE_SIGNALS", "yes")
+    os.environ.setdefault("PYTHON_JULIACALL_STARTUP_FILE", "no")
+    os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
+
+
+def _load_pyjode(main: Any, location: config.JuliaLocation) -> dict[str, int]:
+    source = config.julia_source_dir()
+    try:
+        main.seval(f"push!(LOAD_PATH, {_julia_string(source)})")
+        main.seval("import PyJODE")
+        table = str(main.seval('join((string(k, "=", v) for (k, v) in PyJODE.entry_points()), ";")'))
+    except Exception as error:
+        raise EngineUnavailable(
+            f"Julia started, but PyJODE could not be loaded in the project {location.project}: {error}. "
+            "Try: pyjode doctor"
+        ) from error
+    return {name: int(address) for name, address in (entry.split("=") for entry in table.split(";"))}
+
+
+def _julia_string(text: str | Path) -> str:
+    escaped = str(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+@contextlib.contextmanager
+def _deferred_sigint() -> Iterator[None]:
+    """Hold Ctrl-C back while Julia starts: a process interrupted half-way can never start it again."""
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield
+        return
+    interrupted: list[tuple[int, Any]] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append((number, frame)))
+    try:
+        yield
+    finally:
+        # Installs Python's C-level handler again too, which Julia may have replaced.
+        signal.signal(signal.SIGINT, handler)
+    if interrupted:
+        handler(*interrupted[0])  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def _signal_mask_kept() -> Iterator[None]:
+    """Undo Julia's blocking of SIGINT, SIGTERM and others in this thread: they are Python's."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _exit_hook_caught() -> Iterator[list[Callable[[], object]]]:
+    """Collect what juliacall registers with atexit, instead of letting it run in forked children too."""
+    hooks: list[Callable[[], object]] = []
+    register = atexit.register
+
+    def catch(function: Callable[..., object], *args: Any, **kwargs: Any) -> Callable[..., object]:
+        if getattr(function, "__module__", None) == "juliacall" and not args and not kwargs:
+            hooks.append(function)
+            return function
+        return register(function, *args, **kwargs)
+
+    atexit.register = catch  # type: ignore[assignment]
+    try:
+        yield hooks
+    finally:
+        atexit.register = register
+
+
+def _exit_only_in_this_process(
+    hooks: list[Callable[[], object]], leave_safe_state: Callable[[], object] | None
+) -> None:
+    pid = os.getpid()
+
+    def at_exit() -> None:
+        if os.getpid() != pid:
+            return
+        if leave_safe_state is not None:
+            leave_safe_state()
+        for hook in hooks:
+            hook()
+
+    atexit.register(at_exit)
+
+
+def _enter_gc_safe_state(libjulia: str) -> Callable[[], object]:
+    """Tell Julia's collector that it need not wait for this thread while it runs Python.
+
+    Without it a collection started in another thread waits for ever for a thread that waits in Python. Entering
+    through a C function pointer leaves the state for the time of the call.
+    """
+    internal = ctypes.PyDLL(str(_internal_library(Path(libjulia))))
+    internal.jl_gc_safe_enter.restype = ctypes.c_int8
+    internal.jl_gc_safe_enter.argtypes = []
+    internal.jl_gc_safe_leave.argtypes = [ctypes.c_int8]
+    internal.jl_gc_safe_leave.restype = None
+    state = internal.jl_gc_safe_enter()
+    return lambda: internal.jl_gc_safe_leave(state)
+
+
+def _internal_library(libjulia: Path) -> Path:
+    suffix = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+    for folder in (libjulia.parent, libjulia.parent / "julia", libjulia.resolve().parent):
+        for name in (f"libjulia-internal{suffix}", *(p.name for p in folder.glob(f"libjulia-internal{suffix}.*"))):
+            if (folder / name).exists():
+                return folder / name
+    raise EngineUnavailable(f"libjulia-internal was not found beside {libjulia}")

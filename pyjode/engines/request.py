@@ -1,0 +1,117 @@
+"""What is asked of an engine and what it answers: plain data, engine-neutral."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyjode.methods import Method
+from pyjode.sensealgs import SenseAlg
+from pyjode.state import StateLayout
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """rtol and atol: numbers, or float64 vectors of shape ``(n,)`` with an entry for each entry of the flat state."""
+
+    rtol: float | Tensor
+    atol: float | Tensor
+
+
+@dataclass(frozen=True)
+class StepControl:
+    """How steps are chosen. ``None``: the method's or the engine's own default.
+
+    Attributes:
+        adaptive: whether the step size follows the error estimate.
+        dt: the step size of a fixed-step solve, the first step of an adaptive one. A fixed-step solve without it steps
+            from save point to save point.
+        dtmin, dtmax: bounds of an adaptive step.
+        maxiters: most steps tried.
+    """
+
+    adaptive: bool
+    dt: float | None = None
+    dtmin: float | None = None
+    dtmax: float | None = None
+    maxiters: int = 100_000
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """How gradients are computed.
+
+    Attributes:
+        sensealg: the sensitivity algorithm.
+        method: solver of the adjoint equation.
+        rtol, atol: its tolerances.
+        steps: its step control.
+    """
+
+    sensealg: SenseAlg
+    method: Method
+    rtol: float
+    atol: float
+    steps: StepControl
+
+
+@dataclass(frozen=True)
+class Request:
+    """One initial value problem and how to solve it.
+
+    Attributes:
+        f: the user's right-hand side, ``f(t, y)``.
+        layout: of the state ``y``.
+        params: tensors to differentiate by besides those found in f, or ``None``.
+        exact_params: whether ``params`` are all that is differentiated by (torchdiffeq's ``adjoint_params``).
+        method: the solver.
+        rhs_way: ``"auto"``, ``"native"``, ``"traced"`` or ``"eager"``.
+        save_steps: save every step the solver takes, instead of at given times.
+        dense: whether ``Solution(t)`` will be asked for.
+        check_gradient: compare each backward pass with a directional finite difference.
+    """
+
+    f: Callable[..., Any]
+    layout: StateLayout
+    params: tuple[Tensor, ...] | None
+    exact_params: bool
+    method: Method
+    tolerances: Tolerances
+    steps: StepControl
+    adjoint: Adjoint | None
+    rhs_way: str = "auto"
+    save_steps: bool = False
+    dense: bool = False
+    check_gradient: bool = False
+
+
+@dataclass
+class Answer:
+    """What a solve gave.
+
+    Attributes:
+        ts: times of the saved states, shape ``(T,)``, float64.
+        us: saved states, shape ``(T, n)``; entries that a failed solve did not reach are NaN.
+        success: whether the end was reached.
+        retcode: SciML return code.
+        t_reached: the last time reached.
+        stats: counts by SciML's names (``nf``, ``naccept``, ``nreject``, ``njacs``, ``nsolve``, ...).
+        interpolate: dense output: times ``(m,)`` to states ``(m, n)``; ``None`` where it was not asked for.
+    """
+
+    ts: Tensor
+    us: Tensor
+    success: bool
+    retcode: str
+    t_reached: float
+    stats: dict[str, int] = field(default_factory=dict)
+    interpolate: Callable[[Tensor], Tensor] | None = None
+
+
+def cpu_times(ts: Tensor) -> Tensor:
+    """Times as engines want them: float64 on the host; differentiable."""
+    return ts.to(device="cpu", dtype=torch.float64)

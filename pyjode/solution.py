@@ -1,0 +1,98 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyjode.errors import InputError, UnsupportedError
+from pyjode.state import StateLayout
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Work counts of a forward solve; ``None`` where the engine does not count it.
+
+    Attributes:
+        nfe: evaluations of f (finite-difference Jacobians would be in it; pyjode's come from torch and are not).
+        naccept, nreject: accepted and rejected steps.
+        njacs: Jacobian evaluations.
+        nsolve: linear solves.
+        nw: factorisations of W = I/(gamma h) - J.
+        nnonliniter, nnonlinconvfail: iterations and convergence failures of the nonlinear solver.
+    """
+
+    nfe: int
+    naccept: int | None = None
+    nreject: int | None = None
+    njacs: int | None = None
+    nsolve: int | None = None
+    nw: int | None = None
+    nnonliniter: int | None = None
+    nnonlinconvfail: int | None = None
+
+    @staticmethod
+    def of(counts: dict[str, int]) -> Stats:
+        """From SciML's names, where f's evaluations are ``nf``."""
+        return Stats(nfe=counts["nf"], **{name: n for name, n in counts.items() if name != "nf"})
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The solution of an initial value problem.
+
+    Attributes:
+        ts: times of the saved states, shape ``(T,)``, float64.
+        ys: the saved states: the nest that y0 was, each tensor with a leading axis of length ``T``. Differentiable in
+            y0, in every parameter of f and in the times.
+        stats: work counts of the forward solve.
+        retcode: SciML return code: ``"Success"``, or why the solve stopped (only with ``throw=False``).
+        t_reached: the last time the solver reached.
+        engine, method: names of what solved it.
+    """
+
+    ts: Tensor
+    ys: Any
+    stats: Stats
+    retcode: str
+    t_reached: float
+    engine: str
+    method: str
+    _layout: StateLayout = field(repr=False)
+    _interpolate: Callable[[Tensor], Tensor] | None = field(repr=False, default=None)
+
+    @property
+    def success(self) -> bool:
+        """Whether the solve reached the end of its time span."""
+        return self.retcode == "Success"
+
+    def __call__(self, t: float | Tensor) -> Any:
+        """Dense output: the state at any time of the solved span, by the method's own interpolant.
+
+        Where the solution is differentiable, so is this, at the price of another solve.
+
+        Args:
+            t: a time, or times of shape ``(m,)``.
+
+        Returns:
+            The nest that y0 was; with times of shape ``(m,)`` each tensor has a leading axis of length ``m``.
+
+        Raises:
+            InputError: a time outside the span, or the state of ``t`` not ``()`` or ``(m,)``.
+            UnsupportedError: dense output was switched off (``dense=False``).
+        """
+        if self._interpolate is None:
+            raise UnsupportedError("this solution keeps no dense output: solve with dense=True")
+        times = torch.as_tensor(t, dtype=torch.float64)
+        if times.ndim > 1:
+            raise InputError(f"dense output takes a time or times of shape (m,), not {tuple(times.shape)}")
+        low, high = sorted((float(self.ts[0].detach()), self.t_reached))
+        outside = (times.detach() < low) | (times.detach() > high) | times.detach().isnan()
+        if bool(outside.any()):
+            raise InputError(f"dense output holds between t = {low:.6g} and {high:.6g} only")
+        us = self._interpolate(times.reshape(-1))
+        return self._layout.unflatten(us if times.ndim == 1 else us[0])

@@ -1,0 +1,368 @@
+"""SciML's door: ``solve(ODEProblem(f, y0, (t0, t1)), "Tsit5")``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyjode.engines import Engine, choose_engine
+from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
+from pyjode.errors import InputError, SolverError, SolverFailure
+from pyjode.methods import Method, find_method
+from pyjode.sensealgs import SenseAlg, find_sensealg
+from pyjode.solution import Solution, Stats
+from pyjode.state import StateLayout
+from pyjode.trust import adjoint_tolerances, check_pair, default_adjoint_method, default_sensealg
+
+_WAYS = ("auto", "native", "traced", "eager")
+
+
+@dataclass(frozen=True)
+class ODEProblem:
+    """The initial value problem dy/dt = f(t, y), y(t0) = y0, on the time span (t0, t1).
+
+    Attributes:
+        f: any callable ``f(t, y)`` with ``t`` a tensor of shape ``()`` and ``y`` the nest that ``y0`` is; returns a
+            nest like it. A ``torch.nn.Module`` is one.
+        y0: initial state: a tensor of any shape, or any nest of tensors; float32, float64 or complex.
+        tspan: start and end, numbers or tensors of shape ``()`` (which may require grad); backwards if ``t1 < t0``.
+        params: tensors (or a module) f depends on, in case pyjode cannot find them in f; it finds the parameters of a
+            module and the tensors a traced or called f closes over.
+    """
+
+    f: Callable[..., Any]
+    y0: Any
+    tspan: tuple[float | Tensor, float | Tensor]
+    params: nn.Module | Iterable[Tensor] | None = None
+
+
+def solve(
+    problem: ODEProblem,
+    method: str | None = None,
+    *,
+    saveat: float | Tensor | Iterable[float] | None = None,
+    rtol: float | Tensor = 1e-6,
+    atol: float | Tensor = 1e-8,
+    dt: float | None = None,
+    adaptive: bool | None = None,
+    dtmin: float | None = None,
+    dtmax: float | None = None,
+    maxiters: int = 100_000,
+    dense: bool = True,
+    sensealg: str | SenseAlg | None = None,
+    adjoint_method: str | None = None,
+    adjoint_rtol: float | None = None,
+    adjoint_atol: float | None = None,
+    check_gradient: bool = False,
+    rhs: str = "auto",
+    engine: str | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Solve an initial value problem; the solution is differentiable.
+
+    Args:
+        problem: what to solve.
+        method: a solver by its name in OrdinaryDiffEq.jl or torchdiffeq (see :func:`pyjode.methods`); ``"Tsit5"``
+            by default.
+        saveat: times to save at, shape ``(T,)`` within the time span, in its direction (may require grad); or the
+            spacing of evenly spaced ones, both ends included; by default every step of the solver.
+        rtol, atol: relative and absolute tolerance, numbers or tensors shaped like a state that is one tensor.
+        dt: step size of a fixed-step solve; first step of an adaptive one.
+        adaptive: ``False`` for fixed steps of ``dt`` with an adaptive method; the method's own default.
+        dtmin, dtmax: bounds of an adaptive step.
+        maxiters: most steps tried.
+        dense: whether ``solution(t)`` will be used.
+        sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`); by default what is trusted and cheap for
+            the method (see :mod:`pyjode.trust`).
+        adjoint_method: solver of the adjoint equation; by default one trusted with the method and sensealg.
+        adjoint_rtol, adjoint_atol: its tolerances; by default the forward ones, tighter for stiff methods.
+        check_gradient: compare every backward pass with a directional finite difference (two more solves) and warn
+            where they differ.
+        rhs: how f reaches the solver: ``"auto"``, ``"native"``, ``"traced"`` or ``"eager"`` (see
+            :func:`pyjode.explain`).
+        engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``; see :func:`pyjode.set_default_engine`.
+        throw: raise where the solver stops early; else return what there is, with its retcode.
+
+    Returns:
+        The :class:`~pyjode.Solution`.
+
+    Raises:
+        InputError: an argument that cannot be used.
+        SolverError: the solver stopped before ``t1`` (too many steps, step size underflow, blow-up).
+        UnsupportedError: what was asked for is beyond the engine.
+        EngineUnavailable: ``engine="julia"`` without Julia.
+    """
+    layout = StateLayout.of(problem.y0)
+    t0, t1 = (_time(t, "tspan") for t in problem.tspan)
+    grid, saved = _save_times(saveat, t0, t1)
+    chosen = choose_engine(engine)
+    found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
+    steps = step_control(found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
+    request = Request(
+        f=problem.f,
+        layout=layout,
+        params=tensors(problem.params, "params"),
+        exact_params=False,
+        method=found,
+        tolerances=tolerances(rtol, atol, layout),
+        steps=steps,
+        adjoint=adjoint_for(
+            chosen, found, steps, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
+        ),
+        rhs_way=_one_of(rhs, _WAYS, "rhs"),
+        save_steps=saveat is None,
+        dense=dense,
+        check_gradient=check_gradient,
+    )
+    answer = run(chosen, request, problem.y0, grid)
+    if throw:
+        raise_on_failure(answer, request)
+    if saveat is not None:
+        answer = replace(answer, ts=answer.ts[saved], us=answer.us[saved])
+    return _solution(answer, request, chosen, problem.y0, t0.reshape(1))
+
+
+def run(engine: Engine, request: Request, y0: Any, ts: Tensor) -> Answer:
+    """Check the initial state, flatten it and let the engine solve.
+
+    Raises:
+        InputError: NaN or infinity in ``y0``.
+    """
+    u0 = request.layout.flatten(y0)
+    if not bool(torch.isfinite(u0.detach()).all()):
+        raise InputError("y0 holds NaN or infinite entries")
+    return engine.solve(request, u0, ts)
+
+
+def raise_on_failure(answer: Answer, request: Request) -> None:
+    """Raise SolverError if the solve stopped early."""
+    if answer.success:
+        return
+    advice = {
+        "MaxIters": "raise maxiters, loosen rtol and atol, or, if steps are tiny, take a stiff method (Rodas5P, FBDF)",
+        "DtLessThanMin": "the solution may blow up or jump here; loosen the tolerances or take a stiff method",
+        "Unstable": "the solution or f became NaN or infinite: check f around this time, or take smaller steps",
+    }.get(answer.retcode, "try another method or other tolerances")
+    steps = answer.stats.get("naccept", 0) + answer.stats.get("nreject", 0)
+    raise SolverError(
+        f"{request.method.name} stopped at t = {answer.t_reached:.6g} after {steps} steps: {answer.retcode}; {advice}",
+        SolverFailure(answer.retcode, answer.t_reached, steps),
+    )
+
+
+def step_control(
+    method: Method,
+    *,
+    dt: float | None,
+    adaptive: bool | None,
+    dtmin: float | None = None,
+    dtmax: float | None = None,
+    maxiters: int = 100_000,
+) -> StepControl:
+    """Step control for ``method``, checked.
+
+    Raises:
+        InputError: a step size or count that is not positive, or ``adaptive=True`` for a method that cannot.
+    """
+    for name, value in (("dt", dt), ("dtmin", dtmin), ("dtmax", dtmax), ("maxiters", maxiters)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}; it must be positive and finite")
+    if adaptive and not method.adaptive:
+        raise InputError(f"method {method.name!r} has fixed steps only: leave adaptive out and pass dt")
+    return StepControl(
+        adaptive=method.adaptive if adaptive is None else adaptive,
+        dt=None if dt is None else float(dt),
+        dtmin=dtmin,
+        dtmax=dtmax,
+        maxiters=int(maxiters),
+    )
+
+
+def tolerances(rtol: float | Tensor, atol: float | Tensor, layout: StateLayout) -> Tolerances:
+    """Tolerances as numbers or flat float64 vectors.
+
+    Raises:
+        InputError: negative, NaN, or of a shape that does not fit the state.
+    """
+    return Tolerances(*(_tolerance(name, x, layout) for name, x in (("rtol", rtol), ("atol", atol))))
+
+
+def _tolerance(name: str, value: Any, layout: StateLayout) -> float | Tensor:
+    flat = torch.as_tensor(value, dtype=torch.float64).detach()
+    if not bool((flat >= 0).all()):
+        raise InputError(f"{name} must be zero or positive, got {value}")
+    if flat.ndim == 0:
+        return float(flat)
+    if not layout.is_single_tensor:
+        raise InputError(f"{name} as a tensor needs a state that is one real tensor; pass a number")
+    try:
+        return flat.broadcast_to(layout.leaves[0].shape).reshape(-1).contiguous()
+    except RuntimeError:
+        raise InputError(
+            f"{name} has shape {tuple(flat.shape)}, which does not fit the state's {tuple(layout.leaves[0].shape)}"
+        ) from None
+
+
+def adjoint_for(
+    engine: Engine,
+    method: Method,
+    steps: StepControl,
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    sensealg: str | SenseAlg | None,
+    adjoint_method: str | None,
+    adjoint_rtol: float | None,
+    adjoint_atol: float | None,
+    adjoint_steps: StepControl | None = None,
+) -> Adjoint | None:
+    """How gradients are computed: what was asked for, completed from the tested table.
+
+    ``None`` on the embedded engine where nothing was asked for: backpropagation through the solver.
+
+    Raises:
+        InputError: an unknown name.
+        UnsupportedError: a pair of method and sensealg that is known to give wrong gradients.
+    """
+    if sensealg is None:
+        if engine.name == "torchdiffeq":
+            return None
+        chosen = default_sensealg(method)
+    else:
+        chosen = find_sensealg(sensealg)
+    if adjoint_method is None:
+        adjoint_method = default_adjoint_method(method, chosen) if engine.name == "julia" else None
+    solver = method if adjoint_method is None else find_method(adjoint_method)
+    if engine.name == "julia":
+        check_pair(method, chosen, solver).enforce()
+    default_rtol, default_atol = adjoint_tolerances(_smallest(rtol), _smallest(atol), method)
+    if adjoint_steps is None:
+        fixed = not solver.adaptive or (solver is method and not steps.adaptive)
+        adjoint_steps = replace(steps, dtmin=None, dtmax=None) if fixed else StepControl(True, maxiters=steps.maxiters)
+    return Adjoint(
+        sensealg=chosen,
+        method=solver,
+        rtol=default_rtol if adjoint_rtol is None else adjoint_rtol,
+        atol=default_atol if adjoint_atol is None else adjoint_atol,
+        steps=adjoint_steps,
+    )
+
+
+def tensors(params: nn.Module | Iterable[Tensor] | None, name: str) -> tuple[Tensor, ...] | None:
+    """The tensors of a module or an iterable, or ``None``.
+
+    Raises:
+        InputError: something in it is no tensor.
+    """
+    if params is None:
+        return None
+    if isinstance(params, nn.Module):
+        return tuple(p for p in params.parameters() if p.requires_grad)
+    listed = (params,) if isinstance(params, Tensor) else tuple(params)
+    for x in listed:
+        if not isinstance(x, Tensor):
+            raise InputError(f"{name} holds a {type(x).__name__}, not only tensors")
+    return listed
+
+
+def _solution(answer: Answer, request: Request, engine: Engine, y0: Any, t0: Tensor) -> Solution:
+    layout = request.layout
+    interpolate = answer.interpolate
+    if interpolate is not None and answer.us.requires_grad and engine.name == "julia":
+
+        def interpolate(times: Tensor) -> Tensor:
+            return _differentiable_dense_output(engine, request, y0, t0, times)
+
+    return Solution(
+        ts=answer.ts,
+        ys=layout.unflatten(answer.us),
+        stats=Stats.of(answer.stats),
+        retcode=answer.retcode,
+        t_reached=answer.t_reached,
+        engine=engine.name,
+        method=request.method.name,
+        _layout=layout,
+        _interpolate=interpolate,
+    )
+
+
+def _differentiable_dense_output(engine: Engine, request: Request, y0: Any, t0: Tensor, times: Tensor) -> Tensor:
+    """States at ``times`` by another solve that saves there, which is what makes them differentiable."""
+    ordered, order = torch.unique(times.detach(), sorted=True, return_inverse=True)
+    if bool(ordered[0] < t0.detach()):
+        ordered, order = ordered.flip(0), len(ordered) - 1 - order
+    # The times themselves may require grad: take each from the caller's tensor.
+    first = torch.stack([(order == i).nonzero()[0, 0] for i in range(len(ordered))])
+    grid = times[first]
+    at_start = bool(ordered[0] == t0.detach())
+    request = replace(request, save_steps=False, dense=False)
+    u0 = request.layout.flatten(y0)
+    if at_start:
+        us = u0[None] if len(ordered) == 1 else engine.solve(request, u0, grid).us
+    else:
+        us = engine.solve(request, u0, torch.cat([t0, grid])).us[1:]
+    return us[order]
+
+
+def _time(t: float | Tensor, name: str) -> Tensor:
+    value = torch.as_tensor(t)
+    if value.numel() != 1 or value.is_complex():
+        raise InputError(f"{name} holds {t!r}; a time is one real number")
+    value = cpu_times(value.reshape(()))
+    if not bool(torch.isfinite(value.detach())):
+        raise InputError(f"{name} holds {float(value.detach())}; times must be finite")
+    return value
+
+
+def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
+    """Times for the engine, from ``t0`` to ``t1``, and which of them to save; for ``saveat=None`` just both ends."""
+    if bool(t0.detach() == t1.detach()):
+        raise InputError(f"the time span is empty: t0 = t1 = {float(t0.detach())}")
+    if saveat is None:
+        return torch.stack([t0, t1]), slice(None)
+    direction = 1.0 if bool(t1.detach() > t0.detach()) else -1.0
+    times = cpu_times(torch.as_tensor(saveat if isinstance(saveat, Tensor | float | int) else list(saveat)))
+    if times.ndim == 0:
+        step = float(times.detach())
+        if not step > 0:
+            raise InputError(f"saveat is {step}; as a number it is the spacing of save points, and positive")
+        span = abs(float((t1 - t0).detach()))
+        inner = direction * step * torch.arange(1, math.ceil(span / step - 1e-9), dtype=torch.float64)
+        return torch.cat([t0.reshape(1), t0.detach() + inner, t1.reshape(1)]), slice(None)
+    check_monotonic(times, "saveat")
+    ends = direction * torch.stack([t0, t1]).detach()
+    if bool((direction * times.detach() < ends[0]).any()) or bool((direction * times.detach() > ends[1]).any()):
+        raise InputError(f"saveat has times outside the time span from {float(t0.detach())} to {float(t1.detach())}")
+    if len(times) > 1 and bool((times[1] - times[0]).detach() * direction < 0):
+        raise InputError("saveat runs against the direction of the time span")
+    before = [] if bool(times[0].detach() == t0.detach()) else [t0.reshape(1)]
+    after = [] if bool(times[-1].detach() == t1.detach()) else [t1.reshape(1)]
+    return torch.cat([*before, times, *after]), slice(len(before), len(before) + len(times))
+
+
+def check_monotonic(times: Tensor, name: str) -> None:
+    """Raise InputError unless ``times`` is a vector of finite, strictly increasing or decreasing numbers."""
+    if times.ndim != 1:
+        raise InputError(f"{name} has shape {tuple(times.shape)}; it must be one-dimensional")
+    if len(times) == 0:
+        raise InputError(f"{name} is empty")
+    values = times.detach()
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{name} holds NaN or infinite times")
+    steps = values[1:] - values[:-1]
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        raise InputError(f"{name} must be strictly increasing or decreasing, without repeated times")
+
+
+def _smallest(tolerance: float | Tensor) -> float:
+    return float(torch.as_tensor(tolerance).detach().min())
+
+
+def _one_of(value: str, choices: tuple[str, ...], name: str) -> str:
+    if value not in choices:
+        raise InputError(f"{name}: {value!r}; choose from {', '.join(map(repr, choices))}")
+    return value
