@@ -1,0 +1,160 @@
+"""SciML's door, on both engines where both can."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import pyjode
+from pyjode import ODEProblem, solve
+
+
+def decay(t, y):
+    return -y
+
+
+ONE = torch.ones(1, dtype=torch.float64)
+
+
+def test_solution_fields(engine):
+    s = solve(ODEProblem(decay, ONE, (0.0, 1.0)), "DP5", saveat=[0.0, 0.5, 1.0], engine=engine)
+    assert torch.equal(s.ts, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    assert torch.allclose(s.ys[:, 0], torch.exp(-s.ts), rtol=1e-5)
+    assert s.retcode == "Success" and s.success and s.engine == engine and s.method == "DP5"
+    assert s.stats.nfe > 6 and s.stats.naccept >= 1 and s.stats.nreject >= 0
+    assert s.t_reached == 1.0
+
+
+def test_dense_output(engine):
+    s = solve(ODEProblem(decay, ONE, (0.0, 2.0)), "DP5", saveat=[0.0, 2.0], engine=engine, rtol=1e-8, atol=1e-10)
+    times = torch.tensor([1.3, 0.2, 0.2, 2.0, 0.0], dtype=torch.float64)
+    assert torch.allclose(s(times)[:, 0], torch.exp(-times), rtol=1e-6)
+    assert s(0.7).shape == (1,)
+    with pytest.raises(pyjode.InputError, match="between t = 0 and 2"):
+        s(2.5)
+    with pytest.raises(pyjode.UnsupportedError, match="dense=True"):
+        solve(ODEProblem(decay, ONE, (0.0, 2.0)), "DP5", saveat=[2.0], dense=False, engine=engine)(1.0)
+
+
+def test_dense_output_is_differentiable(engine):
+    k = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    y0 = ONE.clone().requires_grad_()
+    s = solve(
+        ODEProblem(lambda t, y: -k * y, y0, (0.0, 2.0)), "DP5", saveat=[0.0, 2.0], engine=engine, rtol=1e-9, atol=1e-11
+    )
+    s(torch.tensor([1.5, 0.5], dtype=torch.float64))[0].sum().backward()
+    assert torch.allclose(k.grad, torch.tensor(-1.5 * math.exp(-1.2), dtype=torch.float64), rtol=1e-6)
+    assert torch.allclose(y0.grad, torch.tensor([math.exp(-1.2)], dtype=torch.float64), rtol=1e-6)
+
+
+def test_saveat_inside_the_span(engine):
+    s = solve(ODEProblem(decay, ONE, (0.0, 2.0)), "DP5", saveat=[0.5, 1.0], engine=engine)
+    assert s.ts.tolist() == [0.5, 1.0] and s.ys.shape == (2, 1)
+    assert torch.allclose(s.ys[:, 0], torch.exp(-s.ts), rtol=1e-5)
+
+
+def test_saveat_spacing(engine):
+    s = solve(ODEProblem(decay, ONE, (0.0, 1.0)), "DP5", saveat=0.3, engine=engine)
+    assert torch.allclose(s.ts, torch.tensor([0.0, 0.3, 0.6, 0.9, 1.0], dtype=torch.float64))
+    back = solve(ODEProblem(decay, ONE, (1.0, 0.0)), "DP5", saveat=0.5, engine=engine)
+    assert torch.allclose(back.ts, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    assert torch.allclose(back.ys[-1], torch.tensor([math.e], dtype=torch.float64), rtol=1e-5)
+
+
+def test_gradients_by_the_ends_of_the_span(engine):
+    """y(t1) = y0 exp(-(t1 - t0)); report 2's dL/dt0 and dL/dt1."""
+    t0, t1 = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.2, 1.2))
+    solve(ODEProblem(decay, ONE, (t0, t1)), "DP5", saveat=torch.stack([t0, t1]), engine=engine).ys[-1].sum().backward()
+    assert torch.allclose(t0.grad, torch.tensor(math.exp(-1.0), dtype=torch.float64), rtol=1e-5)
+    assert torch.allclose(t1.grad, torch.tensor(-math.exp(-1.0), dtype=torch.float64), rtol=1e-5)
+
+
+def test_throw_false_returns_what_there_is(engine):
+    s = solve(
+        ODEProblem(lambda t, y: y**2, ONE, (0.0, 2.0)), "DP5", saveat=[0.0, 0.5, 2.0], engine=engine, throw=False,
+        maxiters=500,
+    )  # fmt: skip
+    assert not s.success and s.retcode in ("MaxIters", "DtLessThanMin", "Unstable")
+    assert s.ys[-1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"saveat": [0.0, 3.0]}, "outside the time span"),
+        ({"saveat": [1.0, 0.0]}, "against the direction"),
+        ({"saveat": -0.1}, "spacing"),
+        ({"method": "Tsit"}, "Tsit5"),
+        ({"method": "euler", "adaptive": True}, "fixed steps only"),
+        ({"maxiters": 0}, "maxiters"),
+        ({"dt": math.inf}, "dt"),
+        ({"rhs": "fast"}, "rhs"),
+        ({"sensealg": "GausAdjoint"}, "GaussAdjoint"),
+        ({"atol": math.nan}, "atol"),
+    ],
+)
+def test_refusals(engine, keywords, message):
+    keywords = {"method": "DP5", "saveat": [0.0, 1.0]} | keywords
+    with pytest.raises(pyjode.InputError, match=message):
+        solve(ODEProblem(decay, ONE, (0.0, 1.0)), engine=engine, **keywords)
+
+
+@pytest.mark.parametrize("tspan", [(0.0, 0.0), (0.0, math.inf), (torch.zeros(2), 1.0)])
+def test_time_spans_that_are_refused(engine, tspan):
+    with pytest.raises(pyjode.InputError):
+        solve(ODEProblem(decay, ONE, tspan), "DP5", engine=engine)
+
+
+def test_julias_own_is_refused_on_the_embedded_engine():
+    problem = ODEProblem(decay, ONE.clone().requires_grad_(), (0.0, 1.0))
+    with pytest.raises(pyjode.UnsupportedError, match="Rodas5P.*pyjode setup"):
+        solve(problem, "Rodas5P", saveat=[1.0], engine="torchdiffeq")
+    with pytest.raises(pyjode.UnsupportedError, match="GaussAdjoint.*pyjode setup"):
+        solve(problem, "DP5", saveat=[1.0], sensealg="GaussAdjoint", engine="torchdiffeq")
+    with pytest.raises(pyjode.UnsupportedError, match="saveat"):
+        solve(problem, "DP5", engine="torchdiffeq")
+
+
+@pytest.mark.julia
+def test_every_step_is_saved_by_default():
+    s = solve(ODEProblem(decay, ONE, (0.0, 1.0)), "Tsit5", engine="julia")
+    assert len(s.ts) == s.stats.naccept + 1 and s.ts[0] == 0.0 and s.ts[-1] == 1.0
+    assert torch.allclose(s.ys[:, 0], torch.exp(-s.ts), rtol=1e-5)
+
+
+@pytest.mark.julia
+def test_every_step_is_differentiable():
+    y0 = ONE.clone().requires_grad_()
+    s = solve(ODEProblem(decay, y0, (0.0, 1.0)), "Tsit5", engine="julia", rtol=1e-8, atol=1e-10)
+    s.ys.sum().backward()
+    assert torch.allclose(y0.grad, torch.exp(-s.ts).sum().reshape(1), rtol=1e-6)
+
+
+def test_neural_ode(engine):
+    torch.manual_seed(0)
+    net = nn.Linear(2, 2, dtype=torch.float64)
+
+    class F(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t, y):
+            return self.net(y)
+
+    y0 = torch.randn(3, 2, dtype=torch.float64)
+    layer = pyjode.NeuralODE(F(), t=(0.0, 1.0), method="DP5", engine=engine, rtol=1e-9, atol=1e-11)
+    assert [name for name, _ in layer.named_parameters()] == ["f.net.weight", "f.net.bias"]
+    end = layer(y0)
+    assert end.shape == (3, 2)
+    times = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    path = layer(y0, times)
+    assert path.shape == (3, 3, 2) and torch.allclose(path[-1], end, rtol=1e-7)
+    augmented = torch.zeros(3, 3, dtype=torch.float64)
+    augmented[:2, :2], augmented[:2, 2] = net.weight.detach(), net.bias.detach()
+    start = torch.cat([y0, torch.ones(3, 1, dtype=torch.float64)], dim=1)
+    truth = (start @ torch.linalg.matrix_exp(augmented).T)[:, :2]
+    assert torch.allclose(end, truth, rtol=1e-7)
+    end.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
