@@ -1,0 +1,42 @@
+# make demo: sets everything up and trains the damped pendulum.   make test: sets up and runs every check.
+VENV ?= .venv
+PYTHON ?= python3
+EPOCHS ?= 1000
+BIN := $(VENV)/bin
+CONSTRAINTS := $(if $(wildcard constraints-ci.txt),-c constraints-ci.txt)
+PACKAGE_FILES := pyproject.toml hatch_build.py $(wildcard constraints-ci.txt)
+
+.PHONY: demo test lint quick slow clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo-installed
+	@$(BIN)/pyjode setup || echo "pyjode: going on with the embedded engine (torchdiffeq), without Julia"
+	$(BIN)/python examples/damped_pendulum.py --epochs $(EPOCHS)
+
+test: lint quick slow
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+quick: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m "not slow"
+
+# Exit status 5 means that no test carries the mark: nothing failed.
+slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: $(PACKAGE_FILES) | $(BIN)/python
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[plots]"
+	@touch $@
+
+$(VENV)/.test-installed: $(PACKAGE_FILES) | $(BIN)/python
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[test,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
