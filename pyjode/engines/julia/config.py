@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ CHECK_LIMIT = 300.0
 """Seconds that Julia may take to say its version, or which packages it can locate."""
 
 NOT_SET_UP = "Julia is not set up: run `pyjode setup`, or `pyjode setup --julia PATH --project DIR` without network"
+UNSET = "unset PYTHON_JULIACALL_EXE PYTHON_JULIACALL_PROJECT"
 
 LOCATE = """
 for wanted in ARGS
@@ -112,17 +113,30 @@ def find_julia() -> JuliaLocation | None:
 def why_not() -> str:
     """One sentence: why :func:`find_julia` finds nothing and what to type; empty where it finds Julia."""
     found = _look()
-    return found if isinstance(found, str) else ""
+    return f"{found}." if isinstance(found, str) else ""
+
+
+def chosen_but_unusable() -> str:
+    """Why the Julia that the user chose (environment, per-user file) cannot be used; empty where none was chosen, or
+    where it can. A download would change nothing about it."""
+    found = _chosen()
+    return f"{found}." if isinstance(found, str) else ""
+
+
+def _chosen() -> JuliaLocation | str | None:
+    found = _from_environment()
+    if found is None:
+        found = _from_user_file()
+    if isinstance(found, JuliaLocation):
+        return _pythoncall_mismatch(found) or found
+    return found
 
 
 def _look() -> JuliaLocation | str:
-    for look in (_from_environment, _from_user_file, _from_juliapkg):
-        found = look()
-        if isinstance(found, JuliaLocation):
-            return _pythoncall_mismatch(found) or found
-        if found is not None:
-            return found
-    return NOT_SET_UP
+    found = _chosen()
+    if found is None:
+        found = _from_juliapkg()
+    return NOT_SET_UP if found is None else found
 
 
 def _from_environment() -> JuliaLocation | str | None:
@@ -130,12 +144,12 @@ def _from_environment() -> JuliaLocation | str | None:
     if not exe and not project:
         return None
     if not exe or not project:
-        return "of PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT only one is set: set both or neither"
+        return f"of PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT only one is set: set both, or `{UNSET}`"
     executable = shutil.which(exe)
     if executable is None:
-        return f"PYTHON_JULIACALL_EXE={exe} is no executable file: correct or unset it"
+        return f"PYTHON_JULIACALL_EXE={exe} is no executable file: correct it, or `{UNSET}`"
     if not Path(project).is_dir():
-        return f"PYTHON_JULIACALL_PROJECT={project} is no folder: correct or unset it"
+        return f"PYTHON_JULIACALL_PROJECT={project} is no folder: correct it, or `{UNSET}`"
     return JuliaLocation(Path(executable).absolute(), Path(project).absolute(), None, "environment")
 
 
@@ -187,7 +201,10 @@ def _from_juliapkg() -> JuliaLocation | str | None:
         return f"the Julia that juliapkg installed is gone ({exe}, {project}): run `pyjode setup`"
     if hashlib.sha256((PACKAGE / "juliapkg.json").read_bytes()).hexdigest() not in resolved_for:
         return "the Julia packages were installed for another version of pyjode: run `pyjode setup`"
-    return JuliaLocation(exe, project, None, "juliapkg")
+    location = JuliaLocation(exe, project, None, "juliapkg")
+    if _pythoncall_mismatch(location):
+        return "the Julia packages were installed for another version of juliacall: run `pyjode setup`"
+    return location
 
 
 def find_manifest(project: Path) -> Path | None:
@@ -201,8 +218,12 @@ def find_manifest(project: Path) -> Path | None:
 def manifest_versions(project: Path) -> dict[str, str]:
     """Package versions by name, from the environment's manifest; empty where that cannot be read."""
     manifest = find_manifest(project)
-    if manifest is None:
-        return {}
+    return {} if manifest is None else _read_manifest(manifest, manifest.stat().st_mtime_ns)
+
+
+# Cached: reading it takes 20 ms, and every solve asks where Julia is.
+@lru_cache(maxsize=4)
+def _read_manifest(manifest: Path, modified: int) -> dict[str, str]:
     try:
         content: dict[str, Any] = tomllib.loads(manifest.read_text())
     except (OSError, ValueError):
@@ -211,10 +232,15 @@ def manifest_versions(project: Path) -> dict[str, str]:
     return {name: entries[0]["version"] for name, entries in packages.items() if "version" in entries[0]}
 
 
+@cache
+def _juliacall_version() -> str:
+    return importlib.metadata.version("juliacall")
+
+
 def _pythoncall_mismatch(location: JuliaLocation) -> str | None:
     """PythonCall.jl and juliacall are two halves of one release: other pairs fail in obscure ways."""
     julia_half = manifest_versions(location.project).get("PythonCall")
-    python_half = importlib.metadata.version("juliacall")
+    python_half = _juliacall_version()
     if julia_half is None or julia_half == python_half:
         return None
     return (
@@ -240,7 +266,9 @@ def julia_version(exe: Path) -> tuple[int, int, int]:
             [exe, "--version"], capture_output=True, text=True, timeout=CHECK_LIMIT, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"--julia {exe} does not run ({_last_line(error)}): give the path of a julia executable") from None
+        raise InputError(
+            f"--julia {exe} does not run ({_last_line(error)}): give the path of a julia executable"
+        ) from None
     match = re.match(r"julia version (\d+)\.(\d+)\.(\d+)", output)
     if match is None:
         raise InputError(f"--julia {exe} is not Julia: `--version` says {output.strip()!r}")
@@ -254,7 +282,7 @@ def missing_packages(location: JuliaLocation) -> list[str]:
         InputError: Julia does not run in that project.
     """
     wanted = [f"{package.name}={package.uuid}" for package in needed_packages()]
-    command = [location.exe, f"--project={location.project}", "--startup-file=no", "-e", LOCATE, *wanted]
+    command = [str(location.exe), f"--project={location.project}", "--startup-file=no", "-e", LOCATE, *wanted]
     try:
         output = subprocess.run(
             command, capture_output=True, text=True, timeout=CHECK_LIMIT, check=True, env=julia_environment(location)
@@ -290,7 +318,8 @@ def register(exe: str | Path, project: str | Path, depot: str | None = None) -> 
         raise InputError(f"--project {folder} has no Project.toml: give the folder of a Julia environment")
     if find_manifest(folder) is None:
         raise InputError(
-            f"--project {folder} has no Manifest.toml: run `{exe} --project={folder} -e 'import Pkg; Pkg.instantiate()'`"
+            f"--project {folder} has no Manifest.toml: "
+            f"run `{exe} --project={folder} -e 'import Pkg; Pkg.instantiate()'`"
         )
     location = JuliaLocation(Path(executable).absolute(), folder, depot, "user file")
     version = julia_version(location.exe)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from pyjode.engines.julia.config import (
     JuliaLocation,
+    chosen_but_unusable,
     find_julia,
     julia_environment,
-    julia_source_dir,
     missing_packages,
     needed_packages,
     register,
@@ -55,8 +55,11 @@ def set_up(say: Say, limit: float) -> JuliaLocation:
     Raises:
         EngineUnavailable: it did not work; the message says why and what to type.
     """
+    unusable = chosen_but_unusable()
+    if unusable:
+        raise EngineUnavailable(unusable)
     location = find_julia()
-    if location is None or location.source == "juliapkg":
+    if location is None:
         _resolve(say, limit)
         location = find_julia()
     if location is None:
@@ -88,11 +91,8 @@ def _resolve(say: Say, limit: float) -> None:
     say("installing Julia and its packages with juliapkg (several minutes, about 2 GB)")
     with tempfile.TemporaryDirectory() as folder:
         cause = Path(folder) / "cause"
-        code = run_limited(
-            [sys.executable, "-c", "import sys, pyjode.engines.julia.setup as s; s.resolve_here(sys.argv[1])", str(cause)],
-            os.environ,
-            limit,
-        )
+        resolve = "import sys; from pyjode.engines.julia.setup import resolve_here; resolve_here(sys.argv[1])"
+        code = run_limited([sys.executable, "-c", resolve, str(cause)], os.environ, limit)
         if code == 0:
             return
         reason = cause.read_text() if cause.is_file() else f"juliapkg ended with status {code}"
@@ -151,16 +151,17 @@ def precompile(location: JuliaLocation, say: Say, limit: float) -> None:
 
 
 def load_here() -> None:
-    """Start Julia in this process and load the needed packages and PyJODE.jl one by one, saying how long each took."""
+    """Start Julia in this process and load PyJODE.jl and the needed packages, saying how long each took."""
     from pyjode.engines.julia.runtime import julia_eval
 
+    print("  starting Julia and PyJODE.jl (about a minute the first time)", flush=True)
     start = time.perf_counter()
-    version = julia_eval("string(VERSION)")
-    print(f"  Julia {version} started, {time.perf_counter() - start:.1f} s", flush=True)
-    names = [*(package.name for package in needed_packages() if package.name != "PythonCall"), "PyJODE"]
+    version = julia_eval("VERSION")
+    print(f"  Julia {version} with PyJODE.jl, {time.perf_counter() - start:.1f} s", flush=True)
+    names = [package.name for package in needed_packages()]
     for i, name in enumerate(names, 1):
         start = time.perf_counter()
-        julia_eval(f"import {name}; nothing")
+        julia_eval(f"Core.eval(Main, :(import {name}))")
         print(f"  [{i}/{len(names)}] {name}, {time.perf_counter() - start:.1f} s", flush=True)
 
 

@@ -1,0 +1,98 @@
+"""The ``pyjode`` command: set Julia up, say what is there, list the solvers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from pyjode._version import __version__
+from pyjode.errors import InputError, PyjodeError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0 it worked, 1 it did not, 2 it was typed wrongly."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except PyjodeError as error:
+        print(f"pyjode: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pyjode: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pyjode", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"pyjode {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    setup = commands.add_parser(
+        "setup",
+        help="set the Julia engine up (downloads Julia where there is none)",
+        description="Without options: use the Julia that is known already, else have juliapkg download Julia and the "
+        "packages. With --julia and --project: use these, for machines without network, and remember them.",
+    )
+    setup.add_argument("--julia", metavar="PATH", help="an existing julia executable")
+    setup.add_argument("--project", metavar="DIR", help="an existing Julia environment with the packages")
+    setup.add_argument("--depot", metavar="PATHS", help="JULIA_DEPOT_PATH to use with them, if not the default")
+    setup.add_argument("--forget", action="store_true", help="forget what --julia and --project made it remember")
+    setup.add_argument("--time-limit", type=float, default=60.0, metavar="MINUTES", help="of each step (default 60)")
+    setup.set_defaults(run=_setup)
+
+    doctor = commands.add_parser("doctor", help="say what is found and missing, and time a first gradient")
+    doctor.add_argument("--json", action="store_true", help="as one JSON object")
+    doctor.add_argument("--time-limit", type=float, default=20.0, metavar="MINUTES", help="of the timing (default 20)")
+    doctor.set_defaults(run=_doctor)
+
+    methods = commands.add_parser("methods", help="list the solvers")
+    methods.add_argument("--kind", help="only this kind, e.g. explicit or stiff")
+    methods.add_argument("--engine", help="only those of this engine: julia or torchdiffeq")
+    methods.set_defaults(run=_methods)
+    return parser
+
+
+def _say(line: str) -> None:
+    # Flushed: the lines of the processes started next must come after it.
+    print(f"pyjode: {line}", flush=True)
+
+
+def _setup(args: argparse.Namespace) -> int:
+    from pyjode.engines.julia import config, setup
+
+    given = [args.julia, args.project, args.depot]
+    if args.forget:
+        if any(given):
+            raise InputError("--forget goes with no other option")
+        _say(f"{'forgotten' if config.forget() else 'there was nothing to forget'}: {config.config_file()}")
+        return 0
+    limit = 60.0 * args.time_limit
+    if not any(given):
+        location = setup.set_up(_say, limit)
+    elif args.julia and args.project:
+        location = setup.set_up_registered(args.julia, args.project, args.depot, _say, limit)
+    else:
+        raise InputError("--julia and --project go together (and --depot only with both): give both")
+    _say(f"Julia {location.exe}, project {location.project} ({location.source})")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from pyjode.engines.julia import doctor
+
+    report = doctor.examine(60.0 * args.time_limit)
+    print(json.dumps(report, indent=2) if args.json else doctor.as_text(report))
+    return 0 if report["works"] else 1
+
+
+def _methods(args: argparse.Namespace) -> int:
+    from pyjode.methods import methods
+
+    for method in methods(kind=args.kind, engine=args.engine):
+        step = "adaptive" if method.adaptive else "fixed step"
+        print(f"{method.name:24} {method.kind:20} order {method.order!s:4} {step:12} {method.engine}")
+    return 0
