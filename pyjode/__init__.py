@@ -9,6 +9,7 @@ from pyjode.odeint import odeint, odeint_adjoint
 from pyjode.rhs.explain import explain
 from pyjode.sensealgs import (
     BacksolveAdjoint,
+    DiscreteAdjoint,
     GaussAdjoint,
     GaussKronrodAdjoint,
     InterpolatingAdjoint,
@@ -19,6 +20,7 @@ from pyjode.solve import ODEProblem, solve
 
 __all__ = [
     "BacksolveAdjoint",
+    "DiscreteAdjoint",
     "EngineUnavailable",
     "GaussAdjoint",
     "GaussKronrodAdjoint",

@@ -44,7 +44,8 @@ def odeint(
         options: ``step_size`` (fixed-step methods; without it they step from one entry of ``t`` to the next),
             ``first_step``, ``min_step``, ``max_step``, ``max_num_steps``.
         event_fn: not yet available; raises UnsupportedError.
-        sensealg: how gradients are computed; the method's default (see :func:`pyjode.solve`).
+        sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
+            method is an explicit Runge-Kutta one, as torchdiffeq does.
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``.
 
     Returns:
@@ -115,6 +116,7 @@ def odeint_adjoint(
         adjoint_rtol,
         adjoint_atol,
         adjoint_steps,
+        continuous=True,
     )
     request = replace(
         request,

@@ -14,7 +14,7 @@ from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure
 from pyjode.methods import Method, find_method
-from pyjode.sensealgs import SenseAlg, find_sensealg
+from pyjode.sensealgs import DiscreteAdjoint, SenseAlg, find_sensealg
 from pyjode.solution import Solution, Stats
 from pyjode.state import StateLayout
 from pyjode.trust import adjoint_tolerances, check_pair, default_adjoint_method, default_sensealg
@@ -77,8 +77,8 @@ def solve(
         dtmin, dtmax: bounds of an adaptive step.
         maxiters: most steps tried.
         dense: whether ``solution(t)`` will be used.
-        sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`); by default what is trusted and cheap for
-            the method (see :mod:`pyjode.trust`).
+        sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`); by default ``DiscreteAdjoint`` for explicit
+            Runge-Kutta methods, else the adjoint that is trusted and cheap for the method (see :mod:`pyjode.trust`).
         adjoint_method: solver of the adjoint equation; by default one trusted with the method and sensealg.
         adjoint_rtol, adjoint_atol: its tolerances; by default the forward ones, tighter for stiff methods.
         check_gradient: compare every backward pass with a directional finite difference (two more solves) and warn
@@ -219,10 +219,12 @@ def adjoint_for(
     adjoint_rtol: float | None,
     adjoint_atol: float | None,
     adjoint_steps: StepControl | None = None,
+    *,
+    continuous: bool = False,
 ) -> Adjoint | None:
     """How gradients are computed: what was asked for, completed from the tested table.
 
-    ``None`` on the embedded engine where nothing was asked for: backpropagation through the solver.
+    By default the discrete adjoint where there is one (explicit Runge-Kutta methods), unless ``continuous``. ``None`` on the embedded engine where nothing was asked for: backpropagation through the solver.
 
     Raises:
         InputError: an unknown name.
@@ -231,7 +233,7 @@ def adjoint_for(
     if sensealg is None:
         if engine.name == "torchdiffeq":
             return None
-        chosen = default_sensealg(method)
+        chosen = DiscreteAdjoint() if method.kind == "explicit" and not continuous else default_sensealg(method)
     else:
         chosen = find_sensealg(sensealg)
     if adjoint_method is None:

@@ -105,9 +105,11 @@ class StateLayout:
         for leaf in self.leaves:
             x = u if len(self.leaves) == 1 else u[..., leaf.start : leaf.stop]
             if leaf.is_complex:
-                x = torch.view_as_complex(x.reshape(*lead, *leaf.shape, 2)).to(leaf.dtype)
+                # Not view_as_complex: the slice may start at an odd offset.
+                x = x.reshape((*lead, *leaf.shape, 2))
+                x = torch.complex(x[..., 0], x[..., 1]).to(leaf.dtype)
             else:
-                x = x.reshape(*lead, *leaf.shape)
+                x = x.reshape((*lead, *leaf.shape))
                 if x.dtype != leaf.dtype:
                     x = x.to(leaf.dtype)
             parts.append(x)
@@ -147,6 +149,6 @@ class StateLayout:
         for x in tensors:
             if x.dtype.is_complex:
                 x = torch.view_as_real(x.resolve_conj())
-            x = x.reshape(*lead, -1)
+            x = x.reshape((*lead, -1))
             flat.append(x if x.dtype == self.dtype else x.to(self.dtype))
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)

@@ -46,7 +46,7 @@ def test_linear_system_and_its_gradients_in_closed_form(engine, door, direction)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_stays(engine, dtype):
-    f, y0 = Linear(dtype), Y0.to(dtype).requires_grad_()
+    f, y0 = Linear(dtype), Y0.clone().to(dtype).requires_grad_()
     ys = pyjode.odeint(f, y0, torch.tensor([0.0, 1.0]), engine=engine, rtol=1e-5, atol=1e-6)
     assert ys.dtype == dtype
     ys.sum().backward()

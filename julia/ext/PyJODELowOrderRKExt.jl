@@ -1,12 +1,12 @@
 # Precompiled solves with torchdiffeq's default method.
 module PyJODELowOrderRKExt
 
-using PyJODE: workload
+using PyJODE: DiscreteAdjoint, workload
 using OrdinaryDiffEqLowOrderRK: DP5
 using PrecompileTools: @compile_workload
 
 @compile_workload for T in (Float64, Float32)
-    workload(T, DP5())
+    workload(T, DP5(), DiscreteAdjoint())
 end
 
 end

@@ -14,14 +14,18 @@ using SparseArrays: SparseArrays, SparseMatrixCSC, nonzeros
 import OrdinaryDiffEqCore
 import OrdinaryDiffEqTsit5
 
+const SILENT = OrdinaryDiffEqCore.DEVerbosity(OrdinaryDiffEqCore.SciMLLogging.None())
+
 include("python.jl")
 include("rhs.jl")
 include("python_rhs.jl")
 include("handles.jl")
-include("algorithms.jl")
 include("problem.jl")
 include("forward.jl")
 include("watched.jl")
+include("tableau.jl")
+include("discrete_adjoint.jl")
+include("algorithms.jl")
 include("adjoint.jl")
 include("boundary.jl")
 include("precompile.jl")

@@ -51,21 +51,39 @@ function continuous_adjoint end
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, sensealg) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
     cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
-    r.joint, r.kept = a.joint == 1, false
     watched = Watched(alg)
+    r.joint, r.kept = a.joint == 1, false
     λ0, dp = try
         continuous_adjoint(s.sol, watched, sensealg, ts, cotangents, a)
     finally
         r.joint, r.kept = false, false
     end
     MESSAGE[] = string(watched.retcode)
-    a.want_t == 1 && time_cotangents!(unsafe_wrap(Vector{Float64}, a.dts, a.nt), s.sol, r, ts, cotangents, λ0)
-    λ0 .+= view(cotangents, :, 1)
-    GC.@preserve λ0 unsafe_copyto!(Ptr{T}(a.du0), pointer(λ0), r.n)
-    r.np > 0 && GC.@preserve dp unsafe_copyto!(Ptr{T}(a.dp), pointer(dp), r.np)
+    finish!(a, s, r, ts, cotangents, λ0, dp)
     return AdjointReport(
         watched.success ? 1 : 0, r.sign * watched.t, watched.nf, watched.naccept, watched.nreject
     )
+end
+
+function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::DiscreteAdjoint) where {T}
+    ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
+    cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
+    tab = tableau(alg, T)
+    sweep = Sweep(r, tab)
+    λ0, dp = discrete_adjoint!(sweep, s.sol, tab, ts, cotangents)
+    finish!(a, s, r, ts, cotangents, λ0, dp)
+    return AdjointReport(1, r.sign * ts[1], sweep.nvjp, length(s.sol.t) - 1, 0)
+end
+
+"Gradients by time, and everything into Python's memory; `λ0` is without the cotangent of y(t0) = y0 itself."
+function finish!(a::AdjointArgs, s::Forward, r::RHS{T}, ts, cotangents, λ0, dp) where {T}
+    a.want_t == 1 && time_cotangents!(unsafe_wrap(Vector{Float64}, a.dts, a.nt), s.sol, r, ts, cotangents, λ0)
+    λ0 .+= view(cotangents, :, 1)
+    GC.@preserve λ0 dp begin
+        unsafe_copyto!(Ptr{T}(a.du0), pointer(λ0), r.n)
+        r.np > 0 && unsafe_copyto!(Ptr{T}(a.dp), pointer(dp), r.np)
+    end
+    return nothing
 end
 
 "dL/dt_i = cotangent_i ⋅ f(t_i, y_i), dL/dt_0 = -λ(t_0) ⋅ f(t_0, y_0); λ0 without the cotangent of y(t_0) = y0."

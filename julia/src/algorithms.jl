@@ -3,6 +3,7 @@
 baremodule Sandbox
 using Base
 using ADTypes: AutoFiniteDiff
+using ..PyJODE: DiscreteAdjoint
 end
 
 const LOADED = Set{String}()

@@ -6,8 +6,6 @@ const OK, PYTHON_RAISED, JULIA_ERROR = Cint(0), Cint(1), Cint(2)
 "Text that Python reads after a call: an error, or the return code of a solve."
 const MESSAGE = Ref("")
 
-const SILENT = OrdinaryDiffEqCore.DEVerbosity(OrdinaryDiffEqCore.SciMLLogging.None())
-
 function guarded(body)
     try
         body()

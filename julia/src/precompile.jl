@@ -61,5 +61,5 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
 end
 
 @compile_workload for T in (Float64, Float32)
-    workload(T, OrdinaryDiffEqTsit5.Tsit5())
+    workload(T, OrdinaryDiffEqTsit5.Tsit5(), DiscreteAdjoint())
 end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ ENGINES = ("auto", "julia", "torchdiffeq")
 _default: str | None = None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What solves a :class:`~pyjode.engines.request.Request`."""
 

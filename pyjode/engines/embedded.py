@@ -43,7 +43,7 @@ class EmbeddedEngine:
             )
         if request.rhs_way in ("native", "traced"):
             raise UnsupportedError(f"rhs={request.rhs_way!r} is the Julia engine's; the embedded engine calls f itself")
-        f = _FlatFunction(request.f, request.layout)
+        f = (_AdaptiveFunction if request.steps.adaptive else _FlatFunction)(request.f, request.layout)
         solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
         arguments = {
             "rtol": _tolerance(request.tolerances.rtol),
@@ -69,14 +69,20 @@ class EmbeddedEngine:
             if retcode is None or f.raised:
                 raise
             nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype)
-            return Answer(ts, nothing, False, retcode, f.t, f.stats())
+            return Answer(ts, nothing, False, retcode, f.t_reached(ts), f.stats())
 
         def interpolate(times: Tensor) -> Tensor:
             return _at_times(lambda grid: solver(f, u0, grid, **arguments), ts[0], times)
 
         finite = bool(torch.isfinite(us.detach()).all())
         return Answer(
-            ts, us, finite, "Success" if finite else "Unstable", f.t, f.stats(), interpolate if request.dense else None
+            ts,
+            us,
+            finite,
+            "Success" if finite else "Unstable",
+            f.t_reached(ts),
+            f.stats(),
+            interpolate if request.dense else None,
         )
 
 
@@ -175,8 +181,7 @@ class _FlatFunction(nn.Module):
         super().__init__()
         self.f = f
         self.layout = layout
-        self.nf = self.naccept = self.nreject = 0
-        self.t = float("nan")
+        self.nf = 0
         self.raised = False
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
@@ -186,15 +191,34 @@ class _FlatFunction(nn.Module):
         self.raised = False
         return self.layout.flatten_derivative(dy)
 
+    def t_reached(self, ts: Tensor) -> float:
+        return float(ts[-1].detach())
+
+    def stats(self) -> dict[str, int]:
+        return {"nf": self.nf}
+
+
+class _AdaptiveFunction(_FlatFunction):
+    """With the callbacks that torchdiffeq's adaptive solvers make."""
+
+    def __init__(self, f: Callable[..., Any], layout: StateLayout):
+        super().__init__(f, layout)
+        self.naccept = self.nreject = 0
+        self.t: float | None = None
+
     def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.naccept += 1
-        self.t = float(t0 + dt)
+        self.t = float((t0 + dt).detach())
 
     def callback_reject_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.nreject += 1
 
-    def callback_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
-        self.t = float(t0 + dt)
+    def t_reached(self, ts: Tensor) -> float:
+        start, end = float(ts[0].detach()), float(ts[-1].detach())
+        if self.t is None:
+            return start
+        # The last step goes beyond the end: torchdiffeq interpolates there.
+        return min(self.t, end) if end > start else max(self.t, end)
 
     def stats(self) -> dict[str, int]:
         return {"nf": self.nf, "naccept": self.naccept, "nreject": self.nreject}

@@ -16,7 +16,7 @@ from pyjode.engines.request import Adjoint, Answer, Request, StepControl
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.rhs import build_rhs
-from pyjode.sensealgs import BacksolveAdjoint, InterpolatingAdjoint
+from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 
@@ -64,7 +64,7 @@ class _Solve:
     def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int):
         self.request = request
         self.sign = sign
-        self.with_jac = request.method.is_implicit
+        self.with_jac = request.method.stiff
         self.callbacks = Callbacks(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
         self.report = SolveReport()
         self.retcode = ""
@@ -136,7 +136,7 @@ class _Solve:
         args = AdjointArgs(
             solution=self.report.solution,
             alg=_handle(adjoint.method),
-            sensealg=gate().construct("SciMLSensitivity", adjoint.sensealg.julia_expr),
+            sensealg=_sensealg_handle(adjoint.sensealg),
             joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
             ts=self.grid.data_ptr(),
             nt=len(self.grid),
@@ -189,6 +189,13 @@ class _Differentiable(torch.autograd.Function):
 
 def _handle(method: Method) -> int:
     return gate().construct(method.julia_package, method.julia_expr)
+
+
+def _sensealg_handle(sensealg: SenseAlg) -> int:
+    if isinstance(sensealg, DiscreteAdjoint):
+        return gate().construct("", "DiscreteAdjoint()")
+    assert sensealg.julia_expr is not None
+    return gate().construct("SciMLSensitivity", sensealg.julia_expr)
 
 
 def _nan(value: float | None) -> float:

@@ -1,0 +1,156 @@
+"""
+The discrete adjoint: reverse-mode differentiation of the accepted steps of an explicit Runge-Kutta solve, step sizes
+held constant, save points through the method's own interpolant. What backpropagation through the solver gives, with
+the stored steps for memory instead of a tape.
+
+Source: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, II.6 (dense output); Kidger, On Neural
+Differential Equations, 5.1 (discretise-then-optimise).
+
+For a step with cotangent λ of u_{n+1} and cotangents g_m of save points at θ_m inside it, the stages' cotangents are
+K_i = h b_i λ + h Σ_m w_i(θ_m) g_m; going back through the stages, U_i' = J_iᵀ K_i adds to u_n's cotangent, h a_ij U_i'
+to K_j, and (∂f/∂p)ᵀ K_i to the parameters'.
+"""
+struct DiscreteAdjoint end
+
+mutable struct Sweep{T}
+    const r::RHS{T}
+    const λ::Vector{T}
+    const dp::Vector{T}
+    "Cotangent of f(t_n, u_n) at the step boundary: the first stage of one step is the last of the one before."
+    const pending::Vector{T}
+    const k::Matrix{T}
+    const K::Matrix{T}
+    const U::Matrix{T}
+    const w::Vector{T}
+    const Ju::Vector{T}
+    const Jp::Vector{T}
+    nvjp::Int
+end
+
+function Sweep(r::RHS{T}, tab::Tableau{T}) where {T}
+    n, s = r.n, stages(tab)
+    return Sweep{T}(
+        r, zeros(T, n), zeros(T, r.np), zeros(T, n), zeros(T, n, s), zeros(T, n, s), zeros(T, n, s),
+        zeros(T, MAX_STAGES), zeros(T, n), zeros(T, r.np), 0
+    )
+end
+
+"x ← J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp."
+function pull!(s::Sweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
+    r = s.r
+    poll()
+    Jp = r.np > 0 ? pointer(s.Jp) : Ptr{T}(0)
+    r.vjp(pointer(s.Ju), Jp, v, U, r.sign * t)
+    flip!(r, pointer(s.Ju), r.n)
+    if r.np > 0
+        s.dp .+= T(r.sign) .* s.Jp
+    end
+    s.nvjp += 1
+    return s.Ju
+end
+
+function discrete_adjoint!(s::Sweep{T}, sol, tab::Tableau{T}, ts::Vector{Float64}, cotangents::Matrix{T}) where {T}
+    fill!(s.λ, 0)
+    fill!(s.dp, 0)
+    fill!(s.pending, 0)
+    m = length(ts)
+    GC.@preserve s for n in length(sol.t):-1:2
+        t0, t1 = sol.t[n - 1], sol.t[n]
+        # Save points at the step's end are its state; beyond it none are left.
+        while m > 1 && ts[m] >= t1
+            s.λ .+= view(cotangents, :, m)
+            m -= 1
+        end
+        first_inside = m + 1
+        while first_inside > 2 && ts[first_inside - 1] > t0
+            first_inside -= 1
+        end
+        step!(s, sol, tab, n, ts, cotangents, first_inside, m)
+        m = first_inside - 1
+    end
+    GC.@preserve s boundary!(s, sol.u[1], sol.t[1])
+    return s.λ, s.dp
+end
+
+"Settle the pending cotangent of f(t, u)."
+function boundary!(s::Sweep{T}, u::Vector{T}, t::Float64) where {T}
+    iszero(s.pending) && return nothing
+    GC.@preserve u s.λ .+= pull!(s, pointer(s.pending), pointer(u), t)
+    fill!(s.pending, 0)
+    return nothing
+end
+
+function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) where {T}
+    t0, h = sol.t[n - 1], sol.t[n] - sol.t[n - 1]
+    u0, hT = sol.u[n - 1], T(h)
+    q = stages(tab)
+    K = s.K
+    fill!(K, 0)
+    # The dense output first: it may use f at the step's end, which belongs to the boundary.
+    direct = false
+    for m in from:to
+        weights!(s.w, tab, (ts[m] - t0) / h)
+        for i in 1:q
+            iszero(s.w[i]) || axpy!(hT * s.w[i], view(cotangents, :, m), view(K, :, i))
+        end
+        direct = true
+    end
+    if tab.last > 0
+        s.pending .+= view(K, :, tab.last)
+        fill!(view(K, :, tab.last), 0)
+    end
+    boundary!(s, sol.u[n], sol.t[n])
+    for i in 1:q
+        iszero(tab.b[i]) || axpy!(hT * tab.b[i], s.λ, view(K, :, i))
+    end
+    if direct
+        for m in from:to
+            s.λ .+= view(cotangents, :, m)
+        end
+    end
+    needed = highest_nonzero(K, q)
+    stage_values!(s, sol, tab, n, needed)
+    for i in needed:-1:2
+        v = view(K, :, i)
+        iszero(v) && continue
+        Ju = pull!(s, pointer(v), pointer(s.U, (i - 1) * s.r.n + 1), t0 + tab.c[i] * h)
+        s.λ .+= Ju
+        for j in 1:(i - 1)
+            iszero(tab.a[i, j]) || axpy!(hT * tab.a[i, j], Ju, view(K, :, j))
+        end
+    end
+    s.pending .= view(K, :, 1)
+    return nothing
+end
+
+highest_nonzero(K, q) = something(findlast(i -> !iszero(view(K, :, i)), 1:q), 1)
+
+"U_2 ... U_needed of a step, from the stored stages or from new ones."
+function stage_values!(s::Sweep{T}, sol, tab::Tableau{T}, n, needed) where {T}
+    t0, h = sol.t[n - 1], sol.t[n] - sol.t[n - 1]
+    u0, hT, N = sol.u[n - 1], T(h), s.r.n
+    for i in 1:needed
+        U = view(s.U, :, i)
+        copyto!(U, u0)
+        for j in 1:(i - 1)
+            iszero(tab.a[i, j]) || axpy!(hT * tab.a[i, j], view(s.k, :, j), U)
+        end
+        i == needed && break
+        if tab.stored
+            copyto!(view(s.k, :, i), sol.k[n][i])
+        else
+            poll()
+            k = pointer(s.k, (i - 1) * N + 1)
+            s.r.f(k, pointer(s.U, (i - 1) * N + 1), s.r.sign * (t0 + tab.c[i] * h))
+            flip!(s.r, k, N)
+        end
+    end
+    return nothing
+end
+
+function axpy!(a::T, x::AbstractVector{T}, y::AbstractVector{T}) where {T}
+    @inbounds @simd ivdep for i in eachindex(x, y)
+        y[i] = muladd(a, x[i], y[i])
+    end
+    return nothing
+end

@@ -1,0 +1,87 @@
+"""
+    Tableau{T}
+
+The explicit Runge-Kutta method a solver really runs: stage values
+U_i = u_n + h Σ_{j<i} a_ij k_j, k_i = f(t_n + c_i h, U_i), next state u_{n+1} = u_n + h Σ b_i k_i, and dense output
+u(t_n + θ h) = u_n + h Σ w_i(θ) k_i. Stages that only the dense output or the next step uses are among them.
+
+Found by asking the solver (`tableau(alg, T)`), so it holds for every explicit Runge-Kutta method of OrdinaryDiffEq, its
+own coefficients to the last bit, its own interpolant included.
+"""
+struct Tableau{T, S}
+    a::Matrix{T}
+    b::Vector{T}
+    c::Vector{Float64}
+    "The probe's solution: its dense output at θ is w(θ)."
+    probe::S
+    "Whether the solver stores k_1 ... k_s of each step, in this order."
+    stored::Bool
+    "The stage that is f at the step's end (first same as last), 0 where there is none."
+    last::Int
+end
+
+stages(tab::Tableau) = length(tab.b)
+
+"Weights of the dense output at 0 < θ < 1."
+weights!(w::Vector{T}, tab::Tableau{T}, θ::Float64) where {T} = tab.probe(w, θ)
+
+const MAX_STAGES = 64
+
+struct NotRungeKutta <: Exception
+    alg::Any
+end
+function Base.showerror(io::IO, e::NotRungeKutta)
+    return print(io, nameof(typeof(e.alg)), " is not an explicit Runge-Kutta method: it has no discrete adjoint here")
+end
+
+const TABLEAUS = IdDict{Any, Dict{DataType, Any}}()
+
+"""
+    tableau(alg, T)
+
+One step of length 1 from zero with an f that returns the i-th unit vector at its i-th call: what it is called with are
+the rows of the tableau, what the step gives is b, what its dense output gives is w(θ).
+"""
+function tableau(alg, ::Type{T}) where {T}
+    known = get!(Dict{DataType, Any}, TABLEAUS, alg)
+    return get!(() -> probe(alg, T), known, T)
+end
+
+mutable struct Probe{T} <: Function
+    const rows::Vector{Vector{T}}
+    const c::Vector{Float64}
+end
+
+function (f::Probe{T})(du, u, p, t) where {T}
+    push!(f.rows, copy(u))
+    push!(f.c, t)
+    fill!(du, zero(T))
+    length(f.rows) <= MAX_STAGES || throw(NotRungeKutta(nothing))
+    du[length(f.rows)] = one(T)
+    return nothing
+end
+
+function probe(alg, ::Type{T}) where {T}
+    f = Probe{T}(Vector{T}[], Float64[])
+    prob = ODEProblem{true, SciMLBase.FullSpecialize}(
+        ODEFunction{true, SciMLBase.FullSpecialize}(f), zeros(T, MAX_STAGES), (0.0, 1.0)
+    )
+    sol = try
+        solve(prob, alg; adaptive = false, dt = 1.0, dense = true, verbose = SILENT)
+    catch
+        throw(NotRungeKutta(alg))
+    end
+    sol(zeros(T, MAX_STAGES), 0.5)
+    s = length(f.rows)
+    a = T[f.rows[i][j] for i in 1:s, j in 1:s]
+    b = sol.u[end][1:s]
+    explicit = all(iszero, (a[i, j] for i in 1:s for j in i:s)) && length(sol.t) == 2
+    # An implicit, multistep or extrapolation method would give no consistent tableau.
+    consistent = all(isapprox(sum(a[i, :]), f.c[i]; atol = 1.0e-4) for i in 1:s) && isapprox(sum(b), 1; atol = 1.0e-4)
+    explicit && consistent || throw(NotRungeKutta(alg))
+    k = sol.k[end]
+    stored = length(k) >= s && all(k[i][j] == (i == j) for i in 1:s, j in 1:s)
+    last = findlast(i -> f.c[i] == 1 && a[i, :] == b, 1:s)
+    # The probe's own vectors are longer than s: the weights beyond are zero.
+    return Tableau(a, b, f.c, sol, stored, something(last, 0))
+end
