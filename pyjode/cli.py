@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pyjode._version import __version__
 from pyjode.errors import InputError, PyjodeError
+from pyjode.methods import ENGINES, KINDS, methods
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--time-limit", type=float, default=20.0, metavar="MINUTES", help="of the timing (default 20)")
     doctor.set_defaults(run=_doctor)
 
-    methods = commands.add_parser("methods", help="list the solvers")
-    methods.add_argument("--kind", help="only this kind, e.g. explicit or stiff")
-    methods.add_argument("--engine", help="only those of this engine: julia or torchdiffeq")
-    methods.set_defaults(run=_methods)
+    listing = commands.add_parser("methods", help="list the solvers")
+    listing.add_argument("--kind", choices=KINDS, help="only this kind")
+    listing.add_argument("--engine", choices=ENGINES, help="only those of this engine")
+    listing.set_defaults(run=_methods)
     return parser
 
 
@@ -90,9 +91,5 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from pyjode.methods import methods
-
-    for method in methods(kind=args.kind, engine=args.engine):
-        step = "adaptive" if method.adaptive else "fixed step"
-        print(f"{method.name:24} {method.kind:20} order {method.order!s:4} {step:12} {method.engine}")
+    print(methods(kind=args.kind, engine=args.engine))
     return 0

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,23 @@ def _reproducible() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - code under test may use the global generator
     random.seed(0)
+
+
+@pytest.fixture
+def no_julia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has no Julia and no network, in this process and in those it starts; the test's own folder."""
+    from juliapkg.state import STATE
+
+    for name in ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT", "JULIA_DEPOT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYJODE_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("PYTHON_JULIAPKG_PROJECT", str(tmp_path / "julia_env"))
+    monkeypatch.setitem(STATE, "project", str(tmp_path / "julia_env"))
+    monkeypatch.setitem(STATE, "meta", str(tmp_path / "julia_env" / "pyjuliapkg" / "meta.json"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    return tmp_path
 
 
 @pytest.fixture(params=["torchdiffeq", pytest.param("julia", marks=pytest.mark.julia)])

@@ -1,4 +1,4 @@
-"""The pyjode command, run as a user runs it, on a machine without Julia."""
+"""The pyjode command as a user runs it, most of it on a machine without Julia."""
 
 from __future__ import annotations
 
@@ -12,41 +12,23 @@ from pathlib import Path
 import pytest
 
 from pyjode._version import __version__
+from pyjode.cli import main
 from pyjode.engines.julia import setup
 from pyjode.errors import EngineUnavailable
 from tests.fake_julia import environment, fake_julia
 
-
-@pytest.fixture
-def variables(tmp_path: Path) -> dict[str, str]:
-    """Environment variables of a user who has no Julia and no network."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
-    nowhere = "http://127.0.0.1:9"
-    return variables | {
-        "PYJODE_CONFIG_DIR": str(tmp_path / "config"),
-        "PYTHON_JULIAPKG_PROJECT": str(tmp_path / "julia_env"),
-        "PATH": "/usr/bin:/bin",
-        "http_proxy": nowhere,
-        "https_proxy": nowhere,
-    }
+ROOT = Path(__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
 
 
-def pyjode(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "import sys; from pyjode.cli import main; sys.exit(main())", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+def test_version_from_a_shell() -> None:
+    command = [sys.executable, "-c", "import sys; from pyjode.cli import main; sys.exit(main())", "--version"]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"pyjode {__version__}\n")
 
 
-def test_help_names_every_command(variables: dict[str, str]) -> None:
-    done = pyjode(variables, "--help")
-    assert done.returncode == 0
-    assert all(command in done.stdout for command in ("setup", "doctor", "methods"))
-
-
-def test_version(variables: dict[str, str]) -> None:
-    assert pyjode(variables, "--version").stdout == f"pyjode {__version__}\n"
-
-
-def test_the_command_itself_needs_neither_torch_nor_juliacall() -> None:
+def test_help_needs_neither_torch_nor_juliacall() -> None:
     # The package's own __init__ is left out: what it imports is its own concern.
     code = """
 import sys, types
@@ -59,92 +41,103 @@ try:
 finally:
     assert not {"torch", "juliacall", "juliapkg"} & set(sys.modules)
 """
-    source = str(Path(setup.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code, source], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code, str(ROOT / "pyjode")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("setup", "doctor", "methods"))
 
 
-def test_doctor_without_julia_says_what_to_type(variables: dict[str, str]) -> None:
-    done = pyjode(variables, "doctor", "--json")
-    assert done.returncode == 1
-    report = json.loads(done.stdout)
+@pytest.mark.usefixtures("no_julia")
+def test_doctor_without_julia_says_what_to_type(capfd: Capture) -> None:
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capfd.readouterr().out)
     assert report["julia"] is None
     assert report["works"] is False
     assert report["next"] == "pyjode setup"
     assert report["torch"]
-    text = pyjode(variables, "doctor")
-    assert text.returncode == 1
-    assert text.stdout.splitlines()[-1] == "type: pyjode setup"
+    assert main(["doctor"]) == 1
+    assert capfd.readouterr().out.splitlines()[-1] == "type: pyjode setup"
 
 
-def test_doctor_names_the_missing_package(variables: dict[str, str], tmp_path: Path) -> None:
-    exe, project = fake_julia(tmp_path, missing="SciMLSensitivity"), environment(tmp_path / "env")
-    variables |= {"PYTHON_JULIACALL_EXE": str(exe), "PYTHON_JULIACALL_PROJECT": str(project)}
-    done = pyjode(variables, "doctor", "--json")
-    assert done.returncode == 1
-    report = json.loads(done.stdout)
+def test_doctor_names_the_missing_package(no_julia: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(fake_julia(no_julia, missing="SciMLSensitivity")))
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(environment(no_julia / "env")))
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capfd.readouterr().out)
     assert report["missing"] == ["SciMLSensitivity"]
     assert report["julia"]["version"] == "1.11.5"
     assert report["julia"]["source"] == "environment"
     assert 'Pkg.add(["SciMLSensitivity"])' in report["next"]
+    assert main(["doctor"]) == 1
+    assert "MISSING" in capfd.readouterr().out
 
 
-def test_doctor_reports_a_julia_that_cannot_start(variables: dict[str, str], tmp_path: Path) -> None:
-    exe, project = fake_julia(tmp_path), environment(tmp_path / "env")
-    variables |= {"PYTHON_JULIACALL_EXE": str(exe), "PYTHON_JULIACALL_PROJECT": str(project)}
-    done = pyjode(variables, "doctor", "--json")
-    assert done.returncode == 1
-    assert "a first gradient failed" in json.loads(done.stdout)["problem"]
+def test_doctor_reports_a_julia_that_cannot_start(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(fake_julia(no_julia)))
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(environment(no_julia / "env")))
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capfd.readouterr().out)
+    assert "a first gradient failed" in report["problem"]
+    assert report["missing"] == []
 
 
-def test_setup_without_network_says_so_in_one_line(variables: dict[str, str]) -> None:
-    done = pyjode(variables, "setup")
-    assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
+@pytest.mark.usefixtures("no_julia")
+def test_setup_without_network_says_so_in_one_line(capfd: Capture) -> None:
+    assert main(["setup"]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
     assert "no network" in lines[0]
     assert "pyjode setup --julia PATH --project DIR" in lines[0]
 
 
-def test_setup_stops_at_its_time_limit(variables: dict[str, str], tmp_path: Path) -> None:
-    slow = tmp_path / "bin" / "julia"
-    slow.parent.mkdir()
-    slow.write_text("#!/bin/sh\nsleep 60\n")
-    slow.chmod(0o755)
-    variables["PATH"] = f"{slow.parent}:{variables['PATH']}"
+def test_setup_stops_at_its_time_limit(no_julia: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    julia = no_julia / "bin" / "julia"
+    julia.parent.mkdir()
+    julia.write_text("#!/bin/sh\nsleep 60\n")
+    julia.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{julia.parent}:/usr/bin:/bin")
     start = time.monotonic()
-    done = pyjode(variables, "setup", "--time-limit", "0.1")
-    assert done.returncode == 1
+    assert main(["setup", "--time-limit", "0.05"]) == 1
     assert time.monotonic() - start < 30
-    assert "--time-limit" in done.stderr
+    assert "--time-limit" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("no_julia")
 @pytest.mark.parametrize("arguments", [["--julia", "x"], ["--project", "x"], ["--depot", "x"]])
-def test_setup_wants_julia_and_project_together(variables: dict[str, str], arguments: list[str]) -> None:
-    done = pyjode(variables, "setup", *arguments)
-    assert done.returncode == 1
-    assert done.stderr == "pyjode: --julia and --project go together (and --depot only with both): give both\n"
+def test_setup_wants_julia_and_project_together(arguments: list[str], capfd: Capture) -> None:
+    assert main(["setup", *arguments]) == 1
+    said = "pyjode: --julia and --project go together (and --depot only with both): give both\n"
+    assert capfd.readouterr().err == said
 
 
-def test_setup_forget_gets_rid_of_a_damaged_file(variables: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "config" / "julia.json"
+def test_setup_forget_gets_rid_of_a_damaged_file(no_julia: Path, capfd: Capture) -> None:
+    file = no_julia / "config" / "julia.json"
     file.parent.mkdir()
     file.write_text("{")
-    done = pyjode(variables, "setup")
-    assert done.returncode == 1
-    assert "damaged" in done.stderr
-    assert pyjode(variables, "setup", "--forget").returncode == 0
+    assert main(["setup"]) == 1
+    assert "damaged" in capfd.readouterr().err
+    assert main(["setup", "--forget"]) == 0
     assert not file.exists()
+    assert main(["setup", "--forget", "--julia", "x"]) == 1
 
 
-def test_a_failing_package_fails_the_setup(variables: dict[str, str], tmp_path: Path) -> None:
+def test_a_failing_package_fails_the_setup(no_julia: Path, capfd: Capture) -> None:
     # The fake Julia passes every check of register, but there is no libjulia behind it.
-    done = pyjode(
-        variables, "setup", "--julia", str(fake_julia(tmp_path)), "--project", str(environment(tmp_path / "env"))
-    )
-    assert done.returncode == 1
-    assert "remembered" in done.stdout
-    assert "does not load" in done.stderr.splitlines()[-1]
+    assert main(["setup", "--julia", str(fake_julia(no_julia)), "--project", str(environment(no_julia / "env"))]) == 1
+    said = capfd.readouterr()
+    assert "remembered" in said.out
+    assert "does not load" in said.err.splitlines()[-1]
+
+
+def test_setup_names_what_a_chosen_environment_lacks(
+    no_julia: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(fake_julia(no_julia, missing="LinearSolve")))
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(environment(no_julia / "env")))
+    assert main(["setup"]) == 1
+    assert "lacks LinearSolve" in capfd.readouterr().err
 
 
 def test_run_limited_ends_the_children_too(tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ def test_run_limited_ends_the_children_too(tmp_path: Path) -> None:
 
 
 def test_run_limited_returns_the_status() -> None:
-    assert setup.run_limited([sys.executable, "-c", "raise SystemExit(3)"], os.environ, 60.0) == 3
+    assert setup.run_limited(["/bin/sh", "-c", "exit 3"], os.environ, 60.0) == 3
 
 
 def test_precompile_says_that_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,18 +159,26 @@ def test_precompile_says_that_the_time_is_over(tmp_path: Path, monkeypatch: pyte
         setup.precompile(location, lambda line: None, 60.0)
 
 
-def test_methods_lists_names(variables: dict[str, str]) -> None:
-    done = pyjode(variables, "methods")
-    assert done.returncode == 0
-    assert {"Tsit5", "Rodas5P"} <= {line.split()[0] for line in done.stdout.splitlines()}
+def test_methods_lists_names(capfd: Capture) -> None:
+    assert main(["methods"]) == 0
+    assert {"Tsit5", "Rodas5P"} <= {line.split()[0] for line in capfd.readouterr().out.splitlines()}
+    assert main(["methods", "--kind", "stiff"]) == 0
+    stiff = {line.split()[0] for line in capfd.readouterr().out.splitlines()}
+    assert "Rodas5P" in stiff
+    assert "Tsit5" not in stiff
+    with pytest.raises(SystemExit):
+        main(["methods", "--kind", "magic"])
+    said = capfd.readouterr().err
+    assert "magic" in said
+    assert "stiff" in said
 
 
 @pytest.mark.julia
 @pytest.mark.slow
-def test_doctor_times_a_first_gradient() -> None:
-    done = pyjode(dict(os.environ), "doctor", "--json")
-    report = json.loads(done.stdout)
-    assert done.returncode == 0, report
+def test_doctor_times_a_first_gradient(capfd: Capture) -> None:
+    code = main(["doctor", "--json"])
+    report = json.loads(capfd.readouterr().out)
+    assert code == 0, report
     assert report["missing"] == []
     seconds = report["first_gradient"]["seconds"]
     assert seconds["second solve and gradient"] < seconds["first solve and gradient"]

@@ -63,7 +63,8 @@ def test_julia_package_asks_for_nothing_that_the_environment_lacks() -> None:
 def test_every_method_comes_from_a_package_of_the_environment() -> None:
     from pyjode.methods import methods
 
-    packages = {method.package for method in methods(engine="julia")}
+    packages = {name for method in methods(engine="julia") for name in method.julia_package.split()}
+    assert packages
     assert packages <= set(toml(ROOT / "Project.toml")["deps"])
 
 
@@ -123,10 +124,13 @@ import pyjode
 print(time.perf_counter() - start)
 assert "juliacall" not in sys.modules
 """
-    # The fastest of three: other processes of the machine must not decide.
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
-    assert all(run.returncode == 0 for run in runs), runs[0].stderr
-    assert min(float(run.stdout) for run in runs) < 0.3
+    for _ in range(3):  # other processes of the machine must not decide
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        seconds = float(run.stdout)
+        if seconds < 0.3:
+            return
+    pytest.fail(f"importing pyjode took {seconds:.2f} s beyond torch")
 
 
 @pytest.mark.julia

@@ -16,16 +16,7 @@ from pyjode.engines.julia import config
 from pyjode.errors import InputError
 from tests.fake_julia import JULIACALL, environment, fake_julia
 
-
-@pytest.fixture(autouse=True)
-def _nothing_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT", "JULIA_DEPOT_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYJODE_CONFIG_DIR", str(tmp_path / "config"))
-    from juliapkg.state import STATE
-
-    monkeypatch.setitem(STATE, "project", str(tmp_path / "julia_env"))
-    monkeypatch.setitem(STATE, "meta", str(tmp_path / "julia_env" / "pyjuliapkg" / "meta.json"))
+pytestmark = pytest.mark.usefixtures("no_julia")
 
 
 def resolved_by_juliapkg(tmp_path: Path, sha256: str | None = None) -> Path:
