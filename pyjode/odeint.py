@@ -57,7 +57,9 @@ def odeint(
     """
     chosen = choose_engine(engine)
     request, times = _request(func, y0, t, rtol, atol, method, options, event_fn)
-    adjoint = adjoint_for(chosen, request.method, request.steps, rtol, atol, sensealg, None, None, None)
+    adjoint = adjoint_for(
+        chosen, request.method, request.steps, request.layout.dtype, rtol, atol, sensealg, None, None, None
+    )
     return _solve(chosen, replace(request, adjoint=adjoint), y0, times)
 
 
@@ -109,6 +111,7 @@ def odeint_adjoint(
         chosen,
         request.method,
         request.steps,
+        request.layout.dtype,
         rtol,
         atol,
         sensealg,

@@ -112,7 +112,7 @@ def solve(
         tolerances=tolerances(rtol, atol, layout),
         steps=steps,
         adjoint=adjoint_for(
-            chosen, found, steps, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
+            chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
         ),
         rhs_way=_one_of(rhs, _WAYS, "rhs"),
         save_steps=saveat is None,
@@ -212,6 +212,7 @@ def adjoint_for(
     engine: Engine,
     method: Method,
     steps: StepControl,
+    dtype: torch.dtype,
     rtol: float | Tensor,
     atol: float | Tensor,
     sensealg: str | SenseAlg | None,
@@ -241,7 +242,9 @@ def adjoint_for(
     solver = method if adjoint_method is None else find_method(adjoint_method)
     if engine.name == "julia":
         check_pair(method, chosen, solver).enforce()
-    default_rtol, default_atol = adjoint_tolerances(_smallest(rtol), _smallest(atol), method)
+    default_rtol, default_atol = adjoint_tolerances(
+        _smallest(rtol), _smallest(atol), method, torch.finfo(dtype).eps
+    )
     if adjoint_steps is None:
         fixed = not solver.adaptive or (solver is method and not steps.adaptive)
         adjoint_steps = replace(steps, dtmin=None, dtmax=None) if fixed else StepControl(True, maxiters=steps.maxiters)

@@ -20,6 +20,7 @@ struct SolveArgs
     dtmax::Float64
     maxiters::Int
     with_jac::Int
+    stop_at_ts::Int     # 1: steps end at every save point
     dense::Int          # 1: keep the solution for dense output and adjoints
 end
 
@@ -60,8 +61,7 @@ function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
     sol = solve(
         problem(r, u0, (ts[1], ts[end]), a.with_jac == 1), alg;
         abstol = tolerance(a.abstol, r.n, a.per_element == 1), reltol = tolerance(a.reltol, r.n, a.per_element == 1),
-        # A fixed-step method without dt steps from one save point to the next, as torchdiffeq's do.
-        dt = given(a.dt, fixed ? span : 0.0), tstops = fixed ? ts : Float64[],
+        dt = given(a.dt, fixed ? span : 0.0), tstops = a.stop_at_ts == 1 ? ts : Float64[],
         adaptive = !fixed, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, span), maxiters = a.maxiters,
         saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
     )

@@ -41,7 +41,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
         for dense in (0, 1)
             args = SolveArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, adaptive, NaN, NaN, 100, with_jac, dense
+                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense
             )
             report = forward(args)
             dense == 0 && continue

@@ -93,6 +93,9 @@ class _Solve:
             dtmin=_nan(request.steps.dtmin),
             dtmax=_nan(request.steps.dtmax),
             with_jac=int(self.with_jac),
+            # Without a dt of their own, fixed steps go from save point to save point, as torchdiffeq's do. A method
+            # whose dense output is worse than its steps must step on the save points.
+            stop_at_ts=int((not request.steps.adaptive and request.steps.dt is None) or request.method.rough_output),
             dense=int(dense),
         )
         with gate().locked():
@@ -141,8 +144,8 @@ class _Solve:
             ts=self.grid.data_ptr(),
             nt=len(self.grid),
             cotangents=cotangents.data_ptr(),
-            abstol=adjoint.atol,
-            reltol=adjoint.rtol,
+            abstol=getattr(adjoint.sensealg, "abstol", None) or adjoint.atol,
+            reltol=getattr(adjoint.sensealg, "reltol", None) or adjoint.rtol,
             **_step_arguments(adjoint.steps),
             want_t=int(want_t),
             du0=du0.data_ptr(),
