@@ -92,6 +92,7 @@ def test_setup_without_network_says_so_in_one_line(capfd: Capture) -> None:
     assert "pyjode setup --julia PATH --project DIR" in lines[0]
 
 
+@pytest.mark.slow
 def test_setup_stops_at_its_time_limit(no_julia: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     julia = no_julia / "bin" / "julia"
     julia.parent.mkdir()
@@ -123,6 +124,7 @@ def test_setup_forget_gets_rid_of_a_damaged_file(no_julia: Path, capfd: Capture)
     assert main(["setup", "--forget", "--julia", "x"]) == 1
 
 
+@pytest.mark.slow
 def test_a_failing_package_fails_the_setup(no_julia: Path, capfd: Capture) -> None:
     # The fake Julia passes every check of register, but there is no libjulia behind it.
     assert main(["setup", "--julia", str(fake_julia(no_julia)), "--project", str(environment(no_julia / "env"))]) == 1

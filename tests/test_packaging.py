@@ -68,6 +68,7 @@ def test_every_method_comes_from_a_package_of_the_environment() -> None:
     assert packages <= set(toml(ROOT / "Project.toml")["deps"])
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_julia_sources(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -84,6 +85,7 @@ def test_wheel_holds_the_julia_sources(wheel: Path) -> None:
     assert not [name for name in names if "Manifest" in name or "/test/" in name]
 
 
+@pytest.mark.slow
 def test_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -106,6 +108,7 @@ assert abs(float(y[-1]) - 0.36787944) < 1e-5
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(2))
 def test_readme_examples_run(block: int, tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[block]
