@@ -44,14 +44,14 @@ def main() -> None:
         u, t = y0.reshape(-1).clone(), torch.tensor(0.5)
         evaluations = 4000
 
-        def solve(f=f, y0=y0):
+        def solve(f=f, y0=y0, evaluations=evaluations):
             # Forward Euler: one evaluation a step and next to nothing else. Two more at the ends.
             pyjode.solve(
                 pyjode.ODEProblem(f, y0, (0.0, 1e-3)), "Euler", saveat=[1e-3], dt=1e-3 / evaluations, engine="julia",
                 dense=False, maxiters=10**9, rhs="traced",
             )  # fmt: skip
 
-        def call(rhs=rhs, t=t, u=u):
+        def call(rhs=rhs, t=t, u=u, evaluations=evaluations):
             f, params = rhs.f, rhs.params
             with torch.no_grad():
                 for _ in range(evaluations):

@@ -167,7 +167,9 @@ def _request(
 def _steps(method: Method, options: dict[str, Any], name: str) -> StepControl:
     unknown = set(options) - _OPTIONS
     if unknown:
-        raise UnsupportedError(f"{name}: {', '.join(sorted(unknown))} not available; there are {', '.join(sorted(_OPTIONS))}")
+        raise UnsupportedError(
+            f"{name}: {', '.join(sorted(unknown))} not available; there are {', '.join(sorted(_OPTIONS))}"
+        )
     return step_control(
         method,
         dt=options.get("step_size", options.get("first_step")),

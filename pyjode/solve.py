@@ -225,7 +225,8 @@ def adjoint_for(
 ) -> Adjoint | None:
     """How gradients are computed: what was asked for, completed from the tested table.
 
-    By default the discrete adjoint where there is one (explicit Runge-Kutta methods), unless ``continuous``. ``None`` on the embedded engine where nothing was asked for: backpropagation through the solver.
+    By default the discrete adjoint where there is one (explicit Runge-Kutta methods), unless ``continuous``. ``None``
+    on the embedded engine where nothing was asked for: backpropagation through the solver.
 
     Raises:
         InputError: an unknown name.
@@ -242,9 +243,7 @@ def adjoint_for(
     solver = method if adjoint_method is None else find_method(adjoint_method)
     if engine.name == "julia":
         check_pair(method, chosen, solver).enforce()
-    default_rtol, default_atol = adjoint_tolerances(
-        _smallest(rtol), _smallest(atol), method, torch.finfo(dtype).eps
-    )
+    default_rtol, default_atol = adjoint_tolerances(_smallest(rtol), _smallest(atol), method, torch.finfo(dtype).eps)
     if adjoint_steps is None:
         fixed = not solver.adaptive or (solver is method and not steps.adaptive)
         adjoint_steps = replace(steps, dtmin=None, dtmax=None) if fixed else StepControl(True, maxiters=steps.maxiters)

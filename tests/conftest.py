@@ -26,8 +26,13 @@ def julia_found() -> tuple[bool, str]:
     return True, f"{location.exe}, project {location.project} (from: {location.source})"
 
 
+_marked: set[str] = set()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("julia") is not None:
+        # Not by the report's keywords: those have the names of folders too.
+        _marked.add(item.nodeid)
         found, reason = julia_found()
         if not found:
             pytest.skip(f"needs the Julia engine: {reason}")
@@ -39,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         report
         for outcome in ("passed", "failed", "skipped")
         for report in terminalreporter.stats.get(outcome, [])
-        if "julia" in report.keywords and (report.when == "call" or report.skipped)
+        if report.nodeid in _marked and (report.when == "call" or report.skipped)
     ]
     if not reports:
         return

@@ -1,5 +1,6 @@
 """torchdiffeq's door, on both engines: values, gradients, shapes, refusals."""
 
+import itertools
 import math
 
 import pytest
@@ -99,7 +100,7 @@ def test_fixed_steps_go_from_one_time_to_the_next_like_torchdiffeqs(engine, name
     c, a, b = tableau
     y, rows = Y0, [Y0]
     with torch.no_grad():
-        for t0, t1 in zip(t[:-1], t[1:], strict=True):
+        for t0, t1 in itertools.pairwise(t):
             h, ks = t1 - t0, []
             for ci, ai in zip(c, a, strict=True):
                 ks.append(f(t0 + ci * h, y + h * sum((w * k for w, k in zip(ai, ks, strict=True)), 0 * y)))
@@ -138,7 +139,9 @@ def test_closed_over_tensors_get_their_gradients(engine):
     doubled = 2 * k  # not a leaf
     for door in (pyjode.odeint, pyjode.odeint_adjoint):
         k.grad = None
-        ys = door(lambda t, y: -doubled * y, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1.0]), engine=engine)
+        ys = door(
+            lambda t, y: -doubled * y, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1.0]), engine=engine
+        )
         ys[-1].sum().backward(retain_graph=True)
         assert torch.allclose(k.grad, torch.tensor(-2 * math.exp(-1.4), dtype=torch.float64), rtol=1e-6)
 

@@ -140,7 +140,8 @@ def _tolerance(value: float | Tensor) -> Any:
 
 
 def _options(request: Request) -> dict[str, Any]:
-    steps, options = request.steps, {}
+    steps = request.steps
+    options: dict[str, Any] = {}
     if steps.adaptive:
         options["max_num_steps"] = steps.maxiters
         if steps.dt is not None:

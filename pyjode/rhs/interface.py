@@ -53,9 +53,7 @@ class RightHandSide(ABC):
         """v^T df/dp for each parameter, shaped and typed like it."""
 
     @abstractmethod
-    def vjp_up(
-        self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def vjp_up(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """:meth:`vjp_u` and :meth:`vjp_p` at the price of one."""
 
     @abstractmethod

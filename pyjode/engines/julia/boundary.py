@@ -135,7 +135,7 @@ class Gate:
             self.call("eval", code.encode())
             return self.message()
 
-    def locked(self) -> threading.RLock:  # type: ignore[valid-type]
+    def locked(self) -> threading.RLock:
         """The lock, for a call and the reading of its message."""
         return self._lock
 
@@ -145,10 +145,15 @@ class Gate:
 
     def _connect_python(self) -> Any:
         api = ctypes.pythonapi
-        names = (
-            "PyObject_CallNoArgs PyLong_AsVoidPtr Py_DecRef PyErr_Fetch PyErr_CheckSignals PyGILState_Ensure "
-            "PyGILState_Release"
-        ).split()
+        names = [
+            "PyObject_CallNoArgs",
+            "PyLong_AsVoidPtr",
+            "Py_DecRef",
+            "PyErr_Fetch",
+            "PyErr_CheckSignals",
+            "PyGILState_Ensure",
+            "PyGILState_Release",
+        ]
         addresses = (c_void_p * len(names))(*(ctypes.cast(getattr(api, name), c_void_p).value for name in names))
         connect = PYFUNCTYPE(c_void_p, c_void_p)(self._runtime.entry_points["connect_python"])
         raised = connect(ctypes.addressof(addresses))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from ctypes import byref
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.callbacks import Callbacks
-from pyjode.engines.request import Adjoint, Answer, Request, StepControl
+from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.rhs import build_rhs
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
+from pyjode.trust import UntrustedGradient
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 
@@ -63,6 +66,7 @@ class _Solve:
 
     def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int):
         self.request = request
+        self.rhs = rhs
         self.sign = sign
         self.with_jac = request.method.stiff
         self.callbacks = Callbacks(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
@@ -168,6 +172,48 @@ class _Solve:
         return out
 
 
+@torch.no_grad()
+def check_gradient(
+    solve: _Solve,
+    u0: Tensor,
+    ts: Tensor,
+    params: tuple[Tensor, ...],
+    cotangents: Tensor,
+    du0: Tensor,
+    dps: list[Tensor],
+) -> None:
+    """Warn where a gradient and a central difference of the loss disagree along one random direction.
+
+    The direction is relative to the size of each tensor; the two solves have a thousandth of the tolerances, so that
+    their own error does not decide.
+    """
+    random = torch.Generator().manual_seed(0)
+    directions = [
+        torch.randn(x.shape, generator=random, dtype=x.dtype) * x.abs().mean().clamp(min=1e-3) for x in (u0, *params)
+    ]
+    step, allowed = (1e-4, 1e-3) if solve.request.layout.dtype == torch.float64 else (1e-2, 5e-2)
+    tight = Tolerances(
+        *(torch.as_tensor(x) * 1e-3 for x in (solve.request.tolerances.rtol, solve.request.tolerances.atol))
+    )
+    losses = []
+    for sign in (1, -1):
+        moved = [x + sign * step * d for x, d in zip((u0, *params), directions, strict=True)]
+        other = _Solve(replace(solve.request, tolerances=tight), solve.rhs, tuple(moved[1:]), solve.sign)
+        losses.append(float((other.forward(moved[0], ts, dense=False).double() * cotangents.double()).sum()))
+    difference = (losses[0] - losses[1]) / (2 * step)
+    gradient = sum(float((g.double() * d.double()).sum()) for g, d in zip((du0, *dps), directions, strict=True))
+    if not abs(gradient - difference) <= allowed * max(abs(gradient), abs(difference)) + 1e-12:
+        adjoint = solve.request.adjoint
+        assert adjoint is not None
+        warnings.warn(
+            f"the gradient of {solve.request.method.name} by {type(adjoint.sensealg).__name__} (adjoint solved by "
+            f"{adjoint.method.name}) differs from a finite difference along a random direction: {gradient:.6g} against "
+            f"{difference:.6g}. Try tighter adjoint_rtol and adjoint_atol, or another sensealg",
+            UntrustedGradient,
+            stacklevel=2,
+        )
+
+
 class _Differentiable(torch.autograd.Function):
     """The solve as a function of u0, ts and the parameters."""
 
@@ -175,7 +221,7 @@ class _Differentiable(torch.autograd.Function):
     def forward(ctx: Any, solve: _Solve, u0: Tensor, ts: Tensor, *params: Tensor) -> Tensor:
         ctx.solve = solve
         # Saved for autograd's check that no optimizer changed them in between.
-        ctx.save_for_backward(*params)
+        ctx.save_for_backward(u0, ts, *params)
         return solve.forward(u0, ts, dense=True)
 
     @staticmethod
@@ -185,8 +231,10 @@ class _Differentiable(torch.autograd.Function):
                 "second derivatives through a solve (create_graph=True) are not available on the Julia engine; "
                 'engine="torchdiffeq" with odeint has them'
             )
-        params = ctx.saved_tensors
-        du0, dts, dps = ctx.solve.backward(cotangents, params, ctx.needs_input_grad[2])
+        u0, ts, *params = ctx.saved_tensors
+        du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
+        if ctx.solve.request.check_gradient:
+            check_gradient(ctx.solve, u0, ts, tuple(params), cotangents, du0, dps)
         return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
 
 
@@ -220,7 +268,7 @@ def _adjoint_failure(adjoint: Adjoint, retcode: str, report: Any) -> SolverError
     name, steps = type(adjoint.sensealg).__name__, report.naccept + report.nreject
     return SolverError(
         f"the adjoint solve of the backward pass ({name}, {adjoint.method.name}) stopped at t = {report.t_reached:.6g} "
-        f"after {steps} steps: {retcode}. Try another sensealg or adjoint_method, looser adjoint_rtol and adjoint_atol, "
-        "or more maxiters",
+        f"after {steps} steps: {retcode}. Try another sensealg or adjoint_method, looser adjoint_rtol and "
+        "adjoint_atol, or more maxiters",
         SolverFailure(retcode, report.t_reached, steps),
     )

@@ -156,7 +156,7 @@ def _deferred_sigint() -> Iterator[None]:
         # Installs Python's C-level handler again too, which Julia may have replaced.
         signal.signal(signal.SIGINT, handler)
     if interrupted:
-        handler(*interrupted[0])  # type: ignore[operator]
+        handler(*interrupted[0])  # type: ignore[operator,misc]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Gradients of the real engine against finite differences and torchdiffeq: the table of benchmarks/gradients.py."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -113,23 +115,18 @@ def test_both_callback_ways_and_backwards_in_time(way, sensealg):
     assert torch.allclose(t.grad, torch.stack([0.7 * e, 0 * e, -0.7 * e]), rtol=1e-7, atol=1e-8)
 
 
-def test_float32_gradients_are_float32_and_right():
+@pytest.mark.parametrize("door", [pyjode.odeint, pyjode.odeint_adjoint])
+def test_float32_gradients_are_float32_and_right(door):
     torch.manual_seed(0)
     net = nn.Linear(2, 2)
-    y0 = torch.randn(4, 2, requires_grad=True)
-    for door in (pyjode.odeint, pyjode.odeint_adjoint):
-        net.zero_grad()
-        ys = door(lambda t, y: torch.tanh(net(y)), y0, torch.tensor([0.0, 1.0]), rtol=1e-6, atol=1e-6, engine="julia")
-        ys[-1].sum().backward()
-        found = net.weight.grad.clone()
-        double = nn.Linear(2, 2).double()
-        double.load_state_dict(net.state_dict())
-        ys = g.torchdiffeq.odeint(
-            lambda t, y: torch.tanh(double(y)), y0.detach().double(), torch.tensor([0.0, 1.0]).double(), rtol=1e-10, atol=1e-12
-        )
-        ys[-1].sum().backward()
-        assert found.dtype == torch.float32
-        assert torch.allclose(found.double(), double.weight.grad, rtol=1e-3, atol=1e-4)
+    double = nn.Linear(2, 2).double()
+    double.load_state_dict(net.state_dict())
+    y0, t = torch.randn(4, 2), torch.tensor([0.0, 1.0])
+    door(lambda t, y: torch.tanh(net(y)), y0, t, rtol=1e-6, atol=1e-6, engine="julia")[-1].sum().backward()
+    truth = g.torchdiffeq.odeint(lambda t, y: torch.tanh(double(y)), y0.double(), t.double(), rtol=1e-10, atol=1e-12)
+    truth[-1].sum().backward()
+    assert net.weight.grad.dtype == torch.float32
+    assert torch.allclose(net.weight.grad.double(), double.weight.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_parameters_changed_between_forward_and_backward_are_noticed():
@@ -166,3 +163,27 @@ def test_backward_twice_and_unused_solutions():
     (first,) = torch.autograd.grad(ys.sum(), y0, retain_graph=True)
     (second,) = torch.autograd.grad(ys.sum(), y0)
     assert torch.equal(first, second)
+
+
+def test_check_gradient_is_silent_when_right_and_warns_when_wrong(monkeypatch):
+    from pyjode.engines.julia import engine
+    from pyjode.trust import UntrustedGradient
+
+    def work():
+        f = g.MLP()
+        problem = pyjode.ODEProblem(f, torch.ones(2, dtype=torch.float64), (0.0, 1.0))
+        s = pyjode.solve(problem, "Tsit5", saveat=[0.0, 0.5, 1.0], check_gradient=True, engine="julia")
+        g.loss(s.ys).backward()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        work()
+    right = engine._Solve.backward
+
+    def wrong(self, *args):
+        du0, dts, dps = right(self, *args)
+        return du0 * 1.1, dts, dps
+
+    monkeypatch.setattr(engine._Solve, "backward", wrong)
+    with pytest.warns(UntrustedGradient, match="finite difference"):
+        work()

@@ -81,7 +81,12 @@ def test_a_batch_uses_its_block_structure():
     assert build_rhs(f, y0, 0.0).batch_size == 12
     for i in (0, 11):
         alone = pyjode.solve(
-            pyjode.ODEProblem(f, y0[i], (0.0, 10.0)), "Rodas5P", saveat=[0.0, 10.0], rtol=1e-9, atol=1e-11, engine="julia"
+            pyjode.ODEProblem(f, y0[i], (0.0, 10.0)),
+            "Rodas5P",
+            saveat=[0.0, 10.0],
+            rtol=1e-9,
+            atol=1e-11,
+            engine="julia",
         )
         assert torch.allclose(together.ys[-1][i], alone.ys[-1], rtol=1e-6, atol=1e-9)
     together.ys[-1].sum(0)[0].backward()
@@ -91,7 +96,7 @@ def test_a_batch_uses_its_block_structure():
 def test_time_dependent_stiff_problem():
     """Prothero-Robinson: y' = -1000 (y - cos t) - sin t, y(0) = 1, so y = cos t."""
     s = pyjode.solve(
-        pyjode.ODEProblem(lambda t, y: -1000 * (y - torch.cos(t)) - torch.sin(t), torch.ones(1, dtype=torch.float64), (0.0, 3.0)),
+        pyjode.ODEProblem(lambda t, y: -1000 * (y - torch.cos(t)) - torch.sin(t), Y0[:1], (0.0, 3.0)),
         "Rodas5P", saveat=[0.0, 1.0, 3.0], rtol=1e-8, atol=1e-10, engine="julia",
     )  # fmt: skip
     assert torch.allclose(s.ys[:, 0], torch.cos(s.ts), atol=1e-6)
