@@ -18,6 +18,7 @@ const SILENT = OrdinaryDiffEqCore.DEVerbosity(OrdinaryDiffEqCore.SciMLLogging.No
 
 include("python.jl")
 include("rhs.jl")
+include("native.jl")
 include("python_rhs.jl")
 include("handles.jl")
 include("problem.jl")

@@ -1,0 +1,76 @@
+"""A right-hand side whose calls are Julia code: no Python inside the solve."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyjode.rhs.interface import RightHandSide, Way
+from pyjode.rhs.lower import NativeSource, lower
+from pyjode.rhs.trace import TracedRHS
+
+
+class NativeRHS(RightHandSide):
+    """A traced right-hand side with its Julia source.
+
+    The engine that has Julia runs the source; called from Python (the embedded engine, a check of gradients) it is the
+    traced graph it was made of.
+
+    Attributes:
+        traced: the graphs.
+        source: what they were lowered to.
+    """
+
+    way: ClassVar[Way] = "native"
+
+    def __init__(self, traced: TracedRHS):
+        """
+        Raises:
+            NotLowerable: f has something that has no Julia code; use the traced way.
+        """
+        self.traced = traced
+        self.source: NativeSource = lower(traced)
+        self.reason = "every operator of f and of its derivative has Julia code"
+        self.layout = traced.layout
+        self.params = traced.params
+        self.depends_on_time = traced.depends_on_time
+
+    def addresses(self, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The pointer table of the generated code.
+
+        Args:
+            params: values to use for :attr:`params`.
+
+        Returns:
+            The table, int64, and the tensors it points into. Both must live, where they are, as long as the table is
+            used; ask again for each solve, for a tensor may get new memory (``p.data = ...``).
+        """
+        values = tuple(p.detach().to(self.layout.dtype).contiguous() for p in params)
+        return torch.tensor([*self.source.table(values), 0], dtype=torch.int64), values
+
+    def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+        return self.traced.f(t, u, params)
+
+    def vjp_u(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+        return self.traced.vjp_u(t, u, v, params)
+
+    def vjp_p(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self.traced.vjp_p(t, u, v, params)
+
+    def vjp_up(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.traced.vjp_up(t, u, v, params)
+
+    def jacobian(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+        return self.traced.jacobian(t, u, params)
+
+    def jacobian_blocks(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+        return self.traced.jacobian_blocks(t, u, params)
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.traced.batch_size
+
+    def time_gradient(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+        return self.traced.time_gradient(t, u, params)
