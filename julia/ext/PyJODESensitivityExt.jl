@@ -8,7 +8,7 @@ using SciMLSensitivity: GaussAdjoint, ZygoteVJP, adjoint_sensitivities
 function PyJODE.continuous_adjoint(sol, alg::Watched, sensealg, ts, cotangents, a::AdjointArgs)
     span = ts[end] - ts[1]
     adaptive = a.adaptive == 1
-    dt = adaptive ? PyJODE.given(a.dt, 0.0) : PyJODE.given(a.dt, span)
+    dt = PyJODE.first_step(a.dt, !adaptive, span)
     λ0, dp = adjoint_sensitivities(
         sol, alg; t = ts[2:end], dgdu_discrete = Cotangents(cotangents), sensealg,
         abstol = a.abstol, reltol = a.reltol, dt, adaptive, maxiters = a.maxiters

@@ -51,6 +51,9 @@ tolerance(p::Ptr{Float64}, n::Int, per_element::Bool) =
 
 given(x::Float64, default::Float64) = isnan(x) ? default : x
 
+"An adaptive solve chooses its own first step, a fixed-step one goes as far as it is let."
+first_step(dt::Float64, fixed::Bool, span::Float64) = isnan(dt) ? (fixed ? span : nothing) : dt
+
 forward(a::SolveArgs) = forward(a, object(a.rhs), object(a.alg))::SolveReport
 
 function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
@@ -58,13 +61,15 @@ function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
     u0 = copy(unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n))
     span = ts[end] - ts[1]
     dense, fixed = a.dense == 1, a.adaptive == 0
-    sol = solve(
+    # With init, since a solution with save points does not say where a failed solve stopped.
+    integrator = SciMLBase.init(
         problem(r, u0, (ts[1], ts[end]), a.with_jac == 1), alg;
         abstol = tolerance(a.abstol, r.n, a.per_element == 1), reltol = tolerance(a.reltol, r.n, a.per_element == 1),
-        dt = given(a.dt, fixed ? span : 0.0), tstops = a.stop_at_ts == 1 ? ts : Float64[],
+        dt = first_step(a.dt, fixed, span), tstops = a.stop_at_ts == 1 ? ts : Float64[],
         adaptive = !fixed, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, span), maxiters = a.maxiters,
         saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
     )
+    sol = SciMLBase.solve!(integrator)
     if dense
         a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0})
         nsaved, handle = length(sol.t), keep!(Forward(sol, r))
@@ -74,7 +79,7 @@ function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
     MESSAGE[] = string(sol.retcode)
     st = sol.stats
     return SolveReport(
-        handle, SciMLBase.successful_retcode(sol) ? 1 : 0, r.sign * sol.t[end], nsaved, st.nf + st.nf2,
+        handle, SciMLBase.successful_retcode(sol) ? 1 : 0, r.sign * integrator.t, nsaved, st.nf + st.nf2,
         st.naccept, st.nreject, st.njacs, st.nsolve, st.nw, st.nnonliniter, st.nnonlinconvfail
     )
 end

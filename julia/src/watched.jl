@@ -23,10 +23,11 @@ SciMLBase.forwarddiffs_model(w::Watched) = SciMLBase.forwarddiffs_model(w.alg)
 SciMLBase.forwarddiffs_model_time(w::Watched) = SciMLBase.forwarddiffs_model_time(w.alg)
 
 function SciMLBase.__solve(prob::SciMLBase.AbstractODEProblem, w::Watched, args...; kwargs...)
-    sol = SciMLBase.__solve(prob, w.alg, args...; kwargs...)
+    integrator = SciMLBase.__init(prob, w.alg, args...; kwargs...)
+    sol = SciMLBase.solve!(integrator)
     w.success = SciMLBase.successful_retcode(sol)
     w.retcode = sol.retcode
-    w.t = sol.t[end]
+    w.t = integrator.t
     w.nf += sol.stats.nf
     w.naccept += sol.stats.naccept
     w.nreject += sol.stats.nreject
