@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from pyjode.rhs.lower_steps import Reduce, Scan, Step, Store, reads, values, written
-from pyjode.rhs.lower_values import Buffer, Shape, View, ops
+from pyjode.rhs.lower_steps import Step, Store, reads, values, written
+from pyjode.rhs.lower_values import Buffer, Shape, View, gathers, numel, ops, reshape
 
 _ALIGNMENT = 64
 # Beyond these, a loop runs out of registers, and the compiler out of patience.
@@ -76,21 +76,57 @@ def _fuse(steps: list[Step]) -> list[Loop]:
     writers: dict[Buffer, list[tuple[int, Step]]] = defaultdict(list)
     by_domain: dict[Shape, list[int]] = defaultdict(list)
     for step in steps:
-        at = len(loops)
-        if isinstance(step, Store):
-            domain = tuple(n for n in step.target.shape if n != 1)
-            first = max((_earliest(v, writers, domain) for v in reads(step)), default=0)
-            for i, other in writers[step.target.buffer]:
-                first = max(first, i if isinstance(other, Store) else i + 1)
-            at = next((i for i in by_domain[domain] if i >= first and _has_room(loops[i], step)), at)
-            if at == len(loops):
-                by_domain[domain].append(at)
-                loops.append(Loop(domain))
-        else:
-            loops.append(Loop(None))
+        at = None
+        if isinstance(step, Store) and not step.alone:
+            for domain in _domains(step, by_domain):
+                shaped = _with_domain(step, domain)
+                at = None if shaped is None else _place(shaped, domain, loops, by_domain[domain], writers)
+                if at is not None and shaped is not None:
+                    step = shaped
+                    break
+        if at is None:
+            at = len(loops)
+            loops.append(Loop(_domain(step) if isinstance(step, Store) else None))
+            if isinstance(step, Store) and not step.alone:
+                by_domain[_domain(step)].append(at)
         loops[at].steps.append(step)
         writers[written(step).buffer].append((at, step))
     return loops
+
+
+def _domain(step: Store) -> Shape:
+    return tuple(n for n in step.target.shape if n != 1)
+
+
+def _domains(step: Store, known: dict[Shape, list[int]]) -> list[Shape]:
+    """The shapes that the step could have, its own first."""
+    own = _domain(step)
+    return [own, *(d for d in list(known) if d != own and numel(d) == numel(own))]
+
+
+def _with_domain(step: Store, domain: Shape) -> Store | None:
+    """The same step over another shape, if all of its memory can be seen in that shape."""
+    if _domain(step) == domain:
+        return step
+    target, value = reshape(step.target, domain), reshape(step.value, domain)
+    return Store(target, value) if isinstance(target, View) and value is not None else None
+
+
+def _place(
+    step: Store, domain: Shape, loops: list[Loop], candidates: list[int], writers: dict[Buffer, list[tuple[int, Step]]]
+) -> int | None:
+    """The first of the loops that the step can join."""
+    first = max((_earliest(v, writers, domain) for v in reads(step)), default=0)
+    for buffer in _indexed(step):
+        first = max((first, *(i + 1 for i, _ in writers[buffer])))
+    for i, other in writers[step.target.buffer]:
+        first = max(first, i if isinstance(other, Store) and not other.alone else i + 1)
+    return next((i for i in candidates if i >= first and _has_room(loops[i], step)), None)
+
+
+def _indexed(step: Step) -> set[Buffer]:
+    """Memory that the step reads at places known only when it runs."""
+    return {g.base.buffer for x in values(step) for g in gathers(x)}
 
 
 def _earliest(view: View, writers: dict[Buffer, list[tuple[int, Step]]], domain: Shape) -> int:
@@ -99,7 +135,8 @@ def _earliest(view: View, writers: dict[Buffer, list[tuple[int, Step]]], domain:
     for i, step in writers[view.buffer]:
         same = (
             isinstance(step, Store)
-            and tuple(n for n in step.target.shape if n != 1) == domain
+            and not step.alone
+            and _domain(step) == domain
             and squeezed(step.target) == squeezed(view)
         )
         first = max(first, i if same else i + 1)
@@ -124,9 +161,9 @@ def _forwarded(loops: list[Loop]) -> set[Buffer]:
                 other.add(buffer)
     for i, loop in enumerate(loops):
         for step in loop.steps:
-            gathered = {v for x in values(step) for v in reads(step)} if loop.domain is None else set()
+            indexed = _indexed(step)
             for view in reads(step):
-                if stores.get(view.buffer, {}).get(squeezed(view)) != i or view in gathered:
+                if stores.get(view.buffer, {}).get(squeezed(view)) != i or view.buffer in indexed:
                     other.add(view.buffer)
     return set(stores) - other
 
@@ -153,10 +190,3 @@ def _with_memory(loops: list[Loop], forwarded: set[Buffer]) -> Plan:
         placed.append((at, size, buffer))
         offsets[buffer] = at
     return Plan(loops, offsets, max((o + s for o, s, _ in placed), default=0))
-
-
-def reduced_axes(step: Step) -> tuple[int, ...]:
-    """Axes of the step's domain that must not be merged with others."""
-    if isinstance(step, Reduce):
-        return step.dims
-    return (step.dim,) if isinstance(step, Scan) else ()

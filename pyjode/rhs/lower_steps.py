@@ -50,10 +50,15 @@ BLAS_FROM = 96**3
 
 @dataclass(eq=False)
 class Store:
-    """target .= value"""
+    """target .= value
+
+    Attributes:
+        alone: not to share a loop with others (a transpose, quicker by its own kernel, wanted just before its use).
+    """
 
     target: View
     value: Value
+    alone: bool = False
 
 
 @dataclass(eq=False)
@@ -359,7 +364,7 @@ class Builder:
                 flipped = self.temp((batch, n, m), c.dtype)
                 first = None if start is None else _transposed(start)
                 self.steps.append(Matmul(flipped, _transposed(b), _transposed(a), first))
-                self.steps.append(Store(c, _transposed(flipped)))
+                self.steps.append(Store(c, _transposed(flipped), alone=True))
                 return
         elif m >= 4 and b.strides[2] != 1 and n > 4:
             # Vectors along n are quicker than dot products along k, even with the transpose before them.
@@ -370,7 +375,7 @@ class Builder:
         """A contiguous copy, one for all uses."""
         if x not in self._copies:
             self._copies[x] = self.temp(x.shape, x.dtype)
-            self.steps.append(Store(self._copies[x], x))
+            self.steps.append(Store(self._copies[x], x, alone=True))
         return self._copies[x]
 
 
