@@ -12,12 +12,18 @@ from torch import Tensor, nn
 
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
-from pyjode.errors import InputError, SolverError, SolverFailure
+from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method, find_method
 from pyjode.sensealgs import DiscreteAdjoint, SenseAlg, find_sensealg
 from pyjode.solution import Solution, Stats
 from pyjode.state import StateLayout
-from pyjode.trust import adjoint_tolerances, check_pair, default_adjoint_method, default_sensealg
+from pyjode.trust import (
+    adjoint_tolerances,
+    check_pair,
+    default_adjoint_method,
+    default_sensealg,
+    has_discrete_adjoint,
+)
 
 _WAYS = ("auto", "native", "traced", "eager")
 
@@ -235,9 +241,14 @@ def adjoint_for(
     if sensealg is None:
         if engine.name == "torchdiffeq":
             return None
-        chosen = DiscreteAdjoint() if method.kind == "explicit" and not continuous else default_sensealg(method)
+        chosen = DiscreteAdjoint() if has_discrete_adjoint(method) and not continuous else default_sensealg(method)
     else:
         chosen = find_sensealg(sensealg)
+    if isinstance(chosen, DiscreteAdjoint) and engine.name == "julia" and not has_discrete_adjoint(method):
+        raise UnsupportedError(
+            f"DiscreteAdjoint follows the steps of explicit Runge-Kutta methods; {method.name} is none it can follow. "
+            f"Leave sensealg out, or pass {default_sensealg(method)!r}"
+        )
     if adjoint_method is None:
         adjoint_method = default_adjoint_method(method, chosen) if engine.name == "julia" else None
     solver = method if adjoint_method is None else find_method(adjoint_method)

@@ -1,7 +1,7 @@
-# The C functions Python calls. Each returns OK, PYTHON_RAISED (the exception is in `RAISED`) or JULIA_ERROR (the text
-# is in `MESSAGE`); no Julia exception and no Julia object crosses.
+# The C functions Python calls. Each returns OK, PYTHON_RAISED (the exception is in `RAISED`), JULIA_ERROR or
+# UNSUPPORTED (the text is in `MESSAGE`); no Julia exception and no Julia object crosses.
 
-const OK, PYTHON_RAISED, JULIA_ERROR = Cint(0), Cint(1), Cint(2)
+const OK, PYTHON_RAISED, JULIA_ERROR, UNSUPPORTED = Cint(0), Cint(1), Cint(2), Cint(3)
 
 "Text that Python reads after a call: an error, or the return code of a solve."
 const MESSAGE = Ref("")
@@ -12,8 +12,9 @@ function guarded(body)
         return OK
     catch e
         e isa PythonRaised && return PYTHON_RAISED
-        MESSAGE[] = sprint(showerror, e, catch_backtrace())
-        return JULIA_ERROR
+        unsupported = e isa NotRungeKutta
+        MESSAGE[] = unsupported ? sprint(showerror, e) : sprint(showerror, e, catch_backtrace())
+        return unsupported ? UNSUPPORTED : JULIA_ERROR
     end
 end
 
@@ -52,6 +53,29 @@ function c_rhs(args::Ptr{RHSArgs}, handle::Ptr{Int})
     return guarded() do
         a = unsafe_load(args)
         unsafe_store!(handle, keep!(a.double == 1 ? python_rhs(a, Float64) : python_rhs(a, Float32)))
+    end
+end
+
+"""
+A right-hand side in generated code. Same layout as `NativeArgs` in pyjode/engines/julia/boundary.py. Python owns the
+table of the parameters' and constants' addresses.
+"""
+struct NativeArgs
+    double::Int
+    n::Int
+    np::Int
+    sign::Int
+    blocks::Int
+    table::Ptr{Ptr{Cvoid}}
+    workspace::Int
+end
+
+function c_native_rhs(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
+    return guarded() do
+        a = unsafe_load(args)
+        code = native_code(unsafe_string(source), a.workspace)
+        T = a.double == 1 ? Float64 : Float32
+        unsafe_store!(handle, keep!(native_rhs(T, code, a.table, a.n, a.np, a.sign, a.blocks)))
     end
 end
 
@@ -115,6 +139,7 @@ function entry_points()
     return Dict{String, UInt}(
         "connect_python" => UInt(@cfunction(c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},))),
         "rhs" => UInt(@cfunction(c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int}))),
+        "native_rhs" => UInt(@cfunction(c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int}))),
         "construct" => UInt(@cfunction(c_construct, Cint, (Cstring, Cstring, Ptr{Int}))),
         "solve" => UInt(@cfunction(c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport}))),
         "adjoint" => UInt(@cfunction(c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport}))),

@@ -30,6 +30,8 @@ from pyjode.rhs.effects import Watch, static_reason
 from pyjode.rhs.graphs import Untraceable, captured_tensors
 from pyjode.rhs.guards import Guards
 from pyjode.rhs.interface import RightHandSide
+from pyjode.rhs.lower import NotLowerable
+from pyjode.rhs.native import NativeRHS
 from pyjode.rhs.reach import Reach
 from pyjode.rhs.trace import TracedRHS, trace_flat
 from pyjode.state import StateLayout
@@ -59,7 +61,7 @@ def build_rhs(
         y0: tensor or nest of tensors.
         t0: initial time.
         params: tensors that need gradients besides those that are found, or a module.
-        way: ``"auto"``, ``"traced"`` or ``"eager"``.
+        way: ``"auto"`` (the first that is possible of the following), ``"native"``, ``"traced"`` or ``"eager"``.
 
     Raises:
         InputError: y0, params or what f returns cannot be used.
@@ -127,6 +129,7 @@ class _Attempt:
             self.reach = Reach(f)
         self.watches: list[Watch] = []
         self.recorded: Recorded | None = None
+        self.graph_result: _Entry | _Refused | None = None
 
     def build(self, way: str) -> _Entry:
         """Tries the ways in order, or only the one asked for."""
@@ -137,18 +140,40 @@ class _Attempt:
             except _Refused as e:
                 if way == name:
                     raise UnsupportedError(f"f cannot go to the solver the {name} way: {e}") from e
-                # A way that is not there for anybody is no news about this f.
-                refusal = refusal if name == "native" else str(e)
+                refusal = str(e)
         raise AssertionError("the eager way refuses no f")
 
-    def native(self, _: str) -> _Entry:
-        raise _Refused("this version of pyjode has no native way yet; use 'traced' or 'auto'")
+    def native(self, refusal: str) -> _Entry:
+        """
+        Raises:
+            _Refused: a graph could not stand for f, or something in it has no Julia code.
+        """
+        entry = self.traced(refusal)
+        traced = entry.recipe(self.f)
+        assert isinstance(traced, TracedRHS)
+        try:
+            native = NativeRHS(traced)
+        except NotLowerable as e:
+            traced.reason += f"; not compiled to Julia: {e}"
+            raise _Refused(str(e)) from e
+        return _Entry(entry.guards, lambda _: native, self.explicit)
 
     def traced(self, _: str) -> _Entry:
         """
         Raises:
             _Refused: a graph could not stand for f.
         """
+        # The native way asks first: f is called no second time for the same answer.
+        if self.graph_result is None:
+            try:
+                self.graph_result = self._trace()
+            except _Refused as e:
+                self.graph_result = e
+        if isinstance(self.graph_result, _Refused):
+            raise self.graph_result
+        return self.graph_result
+
+    def _trace(self) -> _Entry:
         reason = static_reason(self.reach)
         if reason is not None:
             raise _Refused(reason)

@@ -10,11 +10,11 @@ import ctypes
 import functools
 import threading
 from collections import deque
-from ctypes import POINTER, PYFUNCTYPE, Structure, byref, c_char_p, c_double, c_int, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, byref, c_char_p, c_double, c_int, c_int64, c_void_p
 from typing import Any
 
 from pyjode.engines.julia.runtime import Runtime, runtime
-from pyjode.errors import EngineUnavailable, PyjodeError
+from pyjode.errors import EngineUnavailable, PyjodeError, UnsupportedError
 
 _POINTER = c_void_p
 
@@ -30,6 +30,11 @@ RHSArgs = _structure(
     "RHSArgs",
     "double:i n:i np:i sign:i blocks:i slots:p t:p f:p vjp_u:p vjp_p:p vjp_up:p jac:p tgrad:p",
     "``RHSArgs`` of julia/src/boundary.jl.",
+)
+NativeArgs = _structure(
+    "NativeArgs",
+    "double:i n:i np:i sign:i blocks:i table:p workspace:i",
+    "``NativeArgs`` of julia/src/boundary.jl.",
 )
 SolveArgs = _structure(
     "SolveArgs",
@@ -57,6 +62,7 @@ AdjointReport = _structure(
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rhs": (POINTER(RHSArgs), POINTER(c_int64)),
+    "native_rhs": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
     "construct": (c_char_p, c_char_p, POINTER(c_int64)),
     "solve": (POINTER(SolveArgs), POINTER(SolveReport)),
     "adjoint": (POINTER(AdjointArgs), POINTER(AdjointReport)),
@@ -65,7 +71,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "release": (c_int64,),
     "eval": (c_char_p,),
 }
-_OK, _PYTHON_RAISED = 0, 1
+_OK, _PYTHON_RAISED, _UNSUPPORTED = 0, 1, 3
 
 
 class Gate:
@@ -79,14 +85,23 @@ class Gate:
         self._functions = {
             name: PYFUNCTYPE(c_int, *types)(rt.entry_points[name]) for name, types in _SIGNATURES.items()
         }
+        # CFUNCTYPE lets it go: other Python threads run during a solve in Julia alone.
+        self._without_gil = {
+            name: CFUNCTYPE(c_int, *_SIGNATURES[name])(rt.entry_points[name]) for name in ("solve", "adjoint")
+        }
         self._message = PYFUNCTYPE(c_int64, c_void_p, c_int64)(rt.entry_points["message"])
         self._raised = self._connect_python()
         self._constructed: dict[tuple[str, str], int] = {}
         # Finalizers run at any time, on any thread, inside a solve too: they only leave a note here.
         self._released: deque[int] = deque()
 
-    def call(self, name: str, *args: Any) -> None:
+    def call(self, name: str, *args: Any, without_gil: bool = False) -> None:
         """Call one of PyJODE's C functions.
+
+        Args:
+            name: of the function.
+            args: its arguments.
+            without_gil: let other Python threads run meanwhile (``"solve"`` and ``"adjoint"`` of a native f).
 
         Raises:
             EngineUnavailable: called from another thread than Julia was started in, where that is not possible; or
@@ -103,11 +118,13 @@ class Gate:
         with self._lock:
             while self._released:
                 self._functions["release"](self._released.popleft())
-            code = self._functions[name](*args)
+            code = (self._without_gil if without_gil else self._functions)[name](*args)
             if code == _OK:
                 return
             if code == _PYTHON_RAISED:
                 self._reraise()
+            if code == _UNSUPPORTED:
+                raise UnsupportedError(self.message())
             raise PyjodeError(f"Julia: {self.message()}")
 
     def message(self) -> str:

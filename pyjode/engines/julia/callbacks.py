@@ -16,6 +16,12 @@ from pyjode.rhs.interface import RightHandSide
 _VIEWS_KEPT = 64
 
 
+def parameter_gradients(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
+    """A flat gradient (as Julia computes it) as tensors shaped and typed like the parameters."""
+    parts = flat.split([p.numel() for p in params])
+    return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, params, strict=True)]
+
+
 class Callbacks:
     """The Python side of one right-hand side that Julia calls back.
 
@@ -26,6 +32,8 @@ class Callbacks:
         params: values of ``rhs.params`` that calls use; replaced before a backward pass.
         handle: Julia's number for it.
     """
+
+    calls_python = True
 
     def __init__(self, rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool):
         layout = rhs.layout
@@ -54,9 +62,8 @@ class Callbacks:
         self.handle = handle.value
 
     def parameter_gradients(self, flat: Tensor) -> list[Tensor]:
-        """A flat gradient (as Julia computes it) as tensors shaped and typed like the parameters."""
-        parts = flat.split([p.numel() for p in self.params])
-        return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, self.params, strict=True)]
+        """See :func:`parameter_gradients`."""
+        return parameter_gradients(flat, self.params)
 
     def _make_functions(self, rhs: RightHandSide, blocks: int | None) -> dict[str, Callable[[], int]]:
         # Everything is a local of this closure: attribute look-ups would be a tenth of the cost of a small call.

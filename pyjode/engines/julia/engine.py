@@ -14,10 +14,12 @@ from torch import Tensor
 
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.callbacks import Callbacks
+from pyjode.engines.julia.native import NativeFunction
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.rhs import build_rhs
+from pyjode.rhs.native import NativeRHS
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 from pyjode.trust import UntrustedGradient
 
@@ -69,11 +71,12 @@ class _Solve:
         self.rhs = rhs
         self.sign = sign
         self.with_jac = request.method.stiff
-        self.callbacks = Callbacks(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
+        bind = NativeFunction if isinstance(rhs, NativeRHS) else Callbacks
+        self.function = bind(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
         self.report = SolveReport()
         self.retcode = ""
         self.grid = torch.empty(0)
-        weakref.finalize(self, gate().release, self.callbacks.handle)
+        weakref.finalize(self, gate().release, self.function.handle)
 
     @torch.no_grad()
     def forward(self, u0: Tensor, ts: Tensor, *, dense: bool) -> Tensor:
@@ -84,7 +87,7 @@ class _Solve:
         us = torch.full((len(grid), layout.n), nan, dtype=layout.dtype)
         rtol, atol, per_element = _tolerance_vectors(request, layout.n)
         args = SolveArgs(
-            rhs=self.callbacks.handle,
+            rhs=self.function.handle,
             alg=_handle(request.method),
             u0=u0.data_ptr(),
             ts=grid.data_ptr(),
@@ -103,7 +106,7 @@ class _Solve:
             dense=int(dense),
         )
         with gate().locked():
-            gate().call("solve", byref(args), byref(self.report))
+            gate().call("solve", byref(args), byref(self.report), without_gil=not self.function.calls_python)
             self.retcode = gate().message()
         if self.report.solution:
             weakref.finalize(self, gate().release, self.report.solution)
@@ -134,7 +137,7 @@ class _Solve:
         """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
         adjoint = self.request.adjoint
         assert adjoint is not None
-        self.callbacks.params = params
+        self.function.params = params
         layout = self.request.layout
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(layout.n, dtype=layout.dtype)
@@ -158,11 +161,11 @@ class _Solve:
         )
         report = AdjointReport()
         with gate().locked():
-            gate().call("adjoint", byref(args), byref(report))
+            gate().call("adjoint", byref(args), byref(report), without_gil=not self.function.calls_python)
             retcode = gate().message()
         if not report.success:
             raise _adjoint_failure(adjoint, retcode, report)
-        return du0, dts, self.callbacks.parameter_gradients(dp)
+        return du0, dts, self.function.parameter_gradients(dp)
 
     def _interpolate(self, times: Tensor) -> Tensor:
         """Dense output at ``times`` ``(m,)``: ``(m, n)``."""

@@ -8,6 +8,7 @@ from torch import nn
 
 import pyjode
 from benchmarks import gradients as g
+from pyjode.trust import has_discrete_adjoint
 
 pytestmark = pytest.mark.julia
 
@@ -31,7 +32,9 @@ def test_every_sensealg(truths, sensealg):
     assert max(g.relative_errors(found, td)) < 1e-7
 
 
-EXPLICIT = [m.name for m in pyjode.methods(kind="explicit", engine="julia") if m.adaptive]
+EXPLICIT = [
+    m.name for m in pyjode.methods(kind="explicit", engine="julia") if has_discrete_adjoint(m)
+]
 
 
 @pytest.mark.parametrize("name", EXPLICIT)
@@ -187,3 +190,10 @@ def test_check_gradient_is_silent_when_right_and_warns_when_wrong(monkeypatch):
     monkeypatch.setattr(engine._Solve, "backward", wrong)
     with pytest.warns(UntrustedGradient, match="finite difference"):
         work()
+
+
+@pytest.mark.parametrize("name", ["QPRK98", "VCABM", "Rodas5P"])
+def test_a_method_without_a_discrete_adjoint_says_so(name):
+    problem = pyjode.ODEProblem(g.MLP(), torch.ones(2, dtype=torch.float64), (0.0, 1.0))
+    with pytest.raises(pyjode.UnsupportedError, match=f"{name}.*Adjoint"):
+        pyjode.solve(problem, name, saveat=[0.0, 1.0], sensealg="DiscreteAdjoint", engine="julia")

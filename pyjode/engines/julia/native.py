@@ -1,0 +1,53 @@
+"""A native right-hand side on the Julia side: generated code and a table of addresses it reads."""
+
+from __future__ import annotations
+
+from ctypes import byref, c_int64
+
+import torch
+from torch import Tensor
+
+from pyjode.engines.julia.boundary import NativeArgs, gate
+from pyjode.engines.julia.callbacks import parameter_gradients
+from pyjode.rhs.native import NativeRHS
+
+
+class NativeFunction:
+    """Generated Julia code bound to the memory of one solve's parameters. Interface of
+    :class:`~pyjode.engines.julia.callbacks.Callbacks`.
+    """
+
+    calls_python = False
+
+    def __init__(self, rhs: NativeRHS, params: tuple[Tensor, ...], sign: int, with_jac: bool):
+        self._rhs = rhs
+        self._table, self._values = rhs.addresses(params)
+        self._params = params
+        source = rhs.source
+        args = NativeArgs(
+            double=int(source.dtype == torch.float64),
+            n=source.n,
+            np=source.np,
+            sign=sign,
+            blocks=(rhs.batch_size or 1) if with_jac else 1,
+            table=self._table.data_ptr(),
+            workspace=source.workspace,
+        )
+        handle = c_int64()
+        gate().call("native_rhs", byref(args), source.source.encode(), byref(handle))
+        self.handle = handle.value
+
+    @property
+    def params(self) -> tuple[Tensor, ...]:
+        """Values of ``rhs.params`` that calls use."""
+        return self._params
+
+    @params.setter
+    def params(self, params: tuple[Tensor, ...]) -> None:
+        table, self._values = self._rhs.addresses(params)
+        self._table.copy_(table)
+        self._params = params
+
+    def parameter_gradients(self, flat: Tensor) -> list[Tensor]:
+        """See :func:`pyjode.engines.julia.callbacks.parameter_gradients`."""
+        return parameter_gradients(flat, self._params)
