@@ -65,7 +65,8 @@ def runtime() -> Runtime:
     if _runtime is None:
         with _starting:
             if _runtime is None:
-                _runtime = _start()
+                main = threading.current_thread() is threading.main_thread()
+                _runtime = _start(_at_exit_here) if main else _start_in_a_thread_of_its_own()
     if _runtime.pid != os.getpid():
         raise EngineUnavailable(
             "this process was forked from one in which Julia runs already; a forked copy of Julia is not safe to use. "
@@ -82,7 +83,48 @@ def julia_eval(code: str) -> str:
     return gate().evaluate(code)
 
 
-def _start() -> Runtime:
+def _start_in_a_thread_of_its_own() -> Runtime:
+    """Start Julia in a thread that lives as long as the process.
+
+    The thread that starts Julia must not end before it: with a worker's thread Julia's own would be gone. All others
+    enter as guests.
+    """
+    outcome: list[Runtime | BaseException] = []
+    ready, leave, left = threading.Event(), threading.Event(), threading.Event()
+
+    def at_exit(finish: Callable[[], None]) -> None:
+        def live() -> None:
+            leave.wait()
+            finish()
+            left.set()
+
+        outcome_hooks.append(live)
+
+        def ask() -> None:
+            leave.set()
+            left.wait(timeout=10)
+
+        atexit.register(_only_in_this_process(ask))
+
+    outcome_hooks: list[Callable[[], None]] = []
+
+    def host() -> None:
+        try:
+            outcome.append(_start(at_exit))
+        except BaseException as error:
+            outcome.append(error)
+        ready.set()
+        for live in outcome_hooks:
+            live()
+
+    threading.Thread(target=host, name="pyjode-julia", daemon=True).start()
+    ready.wait()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
     location = config.find_julia()
     if location is None:
         raise EngineUnavailable(config.why_not())
@@ -106,7 +148,14 @@ def _start() -> Runtime:
     loaded_at = perf_counter()
     any_thread = juliacall.CONFIG.get("opt_handle_signals") == "yes"
     leave_safe_state = _enter_gc_safe_state(juliacall.CONFIG["libpath"]) if any_thread else None
-    _exit_only_in_this_process(exit_hooks, leave_safe_state)
+
+    def finish() -> None:
+        if leave_safe_state is not None:
+            leave_safe_state()
+        for hook in exit_hooks:
+            hook()
+
+    at_exit(finish)
     seconds = {"start Julia": started_at - before, "load PyJODE": loaded_at - started_at}
     log.info("Julia is ready: %s", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     return Runtime(entry_points, any_thread, os.getpid(), threading.get_ident(), seconds)
@@ -188,20 +237,19 @@ def _exit_hook_caught() -> Iterator[list[Callable[[], object]]]:
         atexit.register = register
 
 
-def _exit_only_in_this_process(
-    hooks: list[Callable[[], object]], leave_safe_state: Callable[[], object] | None
-) -> None:
+def _at_exit_here(finish: Callable[[], None]) -> None:
+    atexit.register(_only_in_this_process(finish))
+
+
+def _only_in_this_process(finish: Callable[[], None]) -> Callable[[], None]:
+    """``finish`` for atexit: nothing in forked children, whose copy of Julia must not be touched."""
     pid = os.getpid()
 
     def at_exit() -> None:
-        if os.getpid() != pid:
-            return
-        if leave_safe_state is not None:
-            leave_safe_state()
-        for hook in hooks:
-            hook()
+        if os.getpid() == pid:
+            finish()
 
-    atexit.register(at_exit)
+    return at_exit
 
 
 def _enter_gc_safe_state(libjulia: str) -> Callable[[], object]:

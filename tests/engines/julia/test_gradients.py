@@ -32,9 +32,7 @@ def test_every_sensealg(truths, sensealg):
     assert max(g.relative_errors(found, td)) < 1e-7
 
 
-EXPLICIT = [
-    m.name for m in pyjode.methods(kind="explicit", engine="julia") if has_discrete_adjoint(m)
-]
+EXPLICIT = [m.name for m in pyjode.methods(kind="explicit", engine="julia") if has_discrete_adjoint(m)]
 
 
 @pytest.mark.parametrize("name", EXPLICIT)

@@ -38,7 +38,9 @@ def test_ctrl_c_raises_keyboard_interrupt_within_a_second(stage):
         """
         work = (lambda: solve(1e5)) if {forward} else (lambda: ys.sum().backward())
         if not {forward}:
-            ys = solve(600.0)
+            problem = pyjode.ODEProblem(f, y0, (0.0, 2000.0))
+            ys = pyjode.solve(problem, "Tsit5", saveat=[2000.0], rtol=1e-10, atol=1e-12, rhs="traced", engine="julia",
+                              maxiters=10**9).ys
         print("ready", flush=True)
         start = time.time()
         try:
