@@ -23,8 +23,6 @@ from torch.utils import _pytree as pytree
 
 import pyjode
 
-torch.set_default_dtype(torch.float64)
-
 SENSEALGS = ("GaussAdjoint", "GaussKronrodAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")
 
 

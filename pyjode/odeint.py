@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyjode.engines import Engine, choose_engine
@@ -22,7 +23,7 @@ _OPTIONS = {"step_size", "first_step", "min_step", "max_step", "max_num_steps"}
 def odeint(
     func: Callable[..., Any],
     y0: Any,
-    t: Tensor,
+    t: Float[Tensor, " T"],
     *,
     rtol: float | Tensor = 1e-7,
     atol: float | Tensor = 1e-9,
@@ -66,7 +67,7 @@ def odeint(
 def odeint_adjoint(
     func: Callable[..., Any],
     y0: Any,
-    t: Tensor,
+    t: Float[Tensor, " T"],
     *,
     rtol: float | Tensor = 1e-7,
     atol: float | Tensor = 1e-9,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from pyjode.errors import InputError, UnsupportedError
@@ -55,7 +56,7 @@ class Solution:
         engine, method: names of what solved it.
     """
 
-    ts: Tensor
+    ts: Float64[Tensor, " T"]
     ys: Any
     stats: Stats
     retcode: str

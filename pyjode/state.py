@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -90,7 +91,7 @@ class StateLayout:
         """Whether the state is one bare real tensor of the flat dtype."""
         return self.treespec.is_leaf() and not self.leaves[0].is_complex
 
-    def flatten(self, y: Any) -> Tensor:
+    def flatten(self, y: Any) -> Float[Tensor, " n"]:
         """``y`` (nest with this layout) as a vector of shape ``(n,)`` and the flat dtype."""
         return self._flatten_leaves(pytree.tree_leaves(y), ())
 
@@ -98,7 +99,7 @@ class StateLayout:
         """A nest whose leaves have a leading axis of ``count``, as a matrix of shape ``(count, n)``."""
         return self._flatten_leaves(pytree.tree_leaves(ys), (count,))
 
-    def unflatten(self, u: Tensor) -> Any:
+    def unflatten(self, u: Float[Tensor, "*lead n"]) -> Any:
         """The nest that a vector of shape ``(*lead, n)`` stands for; each leaf has shape ``(*lead, *leaf.shape)``."""
         lead = u.shape[:-1]
         parts = []
@@ -115,7 +116,7 @@ class StateLayout:
             parts.append(x)
         return pytree.tree_unflatten(parts, self.treespec)
 
-    def flatten_derivative(self, dy: Any) -> Tensor:
+    def flatten_derivative(self, dy: Any) -> Float[Tensor, " n"]:
         """What f returned, checked against this layout, as a vector of shape ``(n,)``.
 
         Raises:

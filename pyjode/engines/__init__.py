@@ -7,6 +7,7 @@ import os
 import warnings
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pyjode.engines.request import Answer, Request
@@ -25,7 +26,7 @@ class Engine(Protocol):
 
     name: str
 
-    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
         """Solve from ``u0`` (``(n,)``) at ``ts[0]`` and save at ``ts`` (``(T,)``, float64, strictly monotonic).
 
         The answer's ``us`` are differentiable in ``u0``, ``ts`` and the request's parameters.
@@ -65,9 +66,9 @@ def choose_engine(name: str | None) -> Engine:
         wanted = _checked(os.environ.get("PYJODE_ENGINE") or "auto", "PYJODE_ENGINE")
     if wanted == "torchdiffeq":
         return _embedded()
-    from pyjode.engines.julia import config
+    from pyjode.engines.julia import config, runtime
 
-    if config.find_julia() is not None:
+    if runtime.started() or config.find_julia() is not None:
         return _julia()
     if wanted == "julia":
         raise EngineUnavailable(config.why_not())

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torchdiffeq
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from pyjode.engines.request import Answer, Request
@@ -25,7 +26,7 @@ class EmbeddedEngine:
 
     name = "torchdiffeq"
 
-    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
         """See :class:`pyjode.engines.Engine`.
 
         Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64, Real
 from torch import Tensor
 
 from pyjode.methods import Method
@@ -103,8 +104,8 @@ class Answer:
         interpolate: dense output: times ``(m,)`` to states ``(m, n)``; ``None`` where it was not asked for.
     """
 
-    ts: Tensor
-    us: Tensor
+    ts: Float64[Tensor, " T"]
+    us: Float[Tensor, "T n"]
     success: bool
     retcode: str
     t_reached: float
@@ -112,6 +113,6 @@ class Answer:
     interpolate: Callable[[Tensor], Tensor] | None = None
 
 
-def cpu_times(ts: Tensor) -> Tensor:
+def cpu_times(ts: Real[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     """Times as engines want them: float64 on the host; differentiable."""
     return ts.to(device="cpu", dtype=torch.float64)

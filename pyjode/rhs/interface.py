@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from pyjode.state import StateLayout
@@ -35,7 +36,7 @@ class RightHandSide(ABC):
     depends_on_time: bool = True
 
     @abstractmethod
-    def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    def f(self, t: Float[Tensor, ""], u: Float[Tensor, " n"], params: tuple[Tensor, ...]) -> Float[Tensor, " n"]:
         """du/dt, shape ``(n,)``, contiguous.
 
         Args:
@@ -45,23 +46,33 @@ class RightHandSide(ABC):
         """
 
     @abstractmethod
-    def vjp_u(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    def vjp_u(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], v: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, " n"]:
         """v^T df/du, shape ``(n,)``, contiguous; ``v`` has shape ``(n,)``."""
 
     @abstractmethod
-    def vjp_p(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def vjp_p(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], v: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """v^T df/dp for each parameter, shaped and typed like it."""
 
     @abstractmethod
-    def vjp_up(self, t: Tensor, u: Tensor, v: Tensor, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def vjp_up(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], v: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, " n"], tuple[Tensor, ...]]:
         """:meth:`vjp_u` and :meth:`vjp_p` at the price of one."""
 
     @abstractmethod
-    def jacobian(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    def jacobian(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "n n"]:
         """df/du, shape ``(n, n)``; entry ``[i, j]`` is df_i/du_j."""
 
     @abstractmethod
-    def jacobian_blocks(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    def jacobian_blocks(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, "B d d"]:
         """df/du of a batched state that :attr:`batch_size` says is block diagonal, shape ``(B, d, d)``:
         entry ``[b, i, j]`` is df_(b,i)/du_(b,j), with ``n = B d``."""
 
@@ -72,5 +83,7 @@ class RightHandSide(ABC):
         else ``None``. Found by evaluating f, once."""
 
     @abstractmethod
-    def time_gradient(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    def time_gradient(
+        self, t: Float[Tensor, ""], u: Float[Tensor, " n"], params: tuple[Tensor, ...]
+    ) -> Float[Tensor, " n"]:
         """df/dt, shape ``(n,)``, contiguous."""

@@ -214,7 +214,7 @@ class _Interpreter:
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-_VALUES = tuple(Value.__args__)  # type: ignore[attr-defined]
+_VALUES = tuple(Value.__args__)
 
 
 def _holds_values(x: Any) -> bool:

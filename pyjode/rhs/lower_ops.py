@@ -106,7 +106,7 @@ FACTORIES_LIKE: dict[str, int | None] = {
 
 def operator_name(target: Any) -> str:
     """ATen's name without the overload; torch's decompositions use some "prims" of the same names and meaning."""
-    return target._schema.name.split("::")[1]  # type: ignore[no-any-return]
+    return target._schema.name.split("::")[1]
 
 
 def lowering(*names: str) -> Callable[[Lowering], Lowering]:
@@ -134,7 +134,7 @@ class Call:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.out.dtype  # type: ignore[no-any-return]
+        return self.out.dtype
 
     @property
     def shape(self) -> Shape:
@@ -626,7 +626,7 @@ def _diagonal_scatter(c: Call, x: Any, source: Any, offset: int = 0, dim1: int =
     target = _copied(c, x)
     c.out = torch.empty(source.shape, dtype=c.dtype, device="meta")
     part = _diagonal(c, target, offset, dim1, dim2)
-    c.b.steps.append(Scatter(part, (), c.b.stored(source), False))  # type: ignore[arg-type]
+    c.b.steps.append(Scatter(part, (), c.b.stored(source), False))
     return target
 
 

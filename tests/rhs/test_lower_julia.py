@@ -17,7 +17,7 @@ from pyjode.rhs import build_rhs
 from pyjode.rhs.lower import NativeSource, lower
 from pyjode.rhs.trace import TracedRHS
 
-pytestmark = pytest.mark.julia
+pytestmark = [pytest.mark.julia, pytest.mark.slow]
 
 JuliaEval = Callable[[str], str]
 DTYPES = (torch.float32, torch.float64)

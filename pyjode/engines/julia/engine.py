@@ -10,6 +10,7 @@ from math import nan
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
@@ -31,7 +32,7 @@ class JuliaEngine:
 
     name = "julia"
 
-    def solve(self, request: Request, u0: Tensor, ts: Tensor) -> Answer:
+    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
         """See :class:`pyjode.engines.Engine`.
 
         Raises:
@@ -79,7 +80,7 @@ class _Solve:
         weakref.finalize(self, gate().release, self.function.handle)
 
     @torch.no_grad()
-    def forward(self, u0: Tensor, ts: Tensor, *, dense: bool) -> Tensor:
+    def forward(self, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], *, dense: bool) -> Float[Tensor, "T n"]:
         """States at ``ts``, shape ``(T, n)``; rows that were not reached are NaN."""
         request, layout = self.request, self.request.layout
         u0 = u0.detach().to(layout.dtype).contiguous()
@@ -113,7 +114,7 @@ class _Solve:
         self.grid = grid
         return us
 
-    def steps(self) -> tuple[Tensor, Tensor]:
+    def steps(self) -> tuple[Float64[Tensor, " m"], Float[Tensor, "m n"]]:
         """Times ``(m,)`` and states ``(m, n)`` of the stored steps."""
         ts = torch.empty(self.report.nsaved, dtype=torch.float64)
         us = torch.empty(self.report.nsaved, self.request.layout.n, dtype=self.request.layout.dtype)
@@ -133,7 +134,9 @@ class _Solve:
         )
 
     @torch.no_grad()
-    def backward(self, cotangents: Tensor, params: tuple[Tensor, ...], want_t: bool) -> tuple[Tensor, Tensor, list]:
+    def backward(
+        self, cotangents: Float[Tensor, "T n"], params: tuple[Tensor, ...], want_t: bool
+    ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
         """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
         adjoint = self.request.adjoint
         assert adjoint is not None
@@ -167,7 +170,7 @@ class _Solve:
             raise _adjoint_failure(adjoint, retcode, report)
         return du0, dts, self.function.parameter_gradients(dp)
 
-    def _interpolate(self, times: Tensor) -> Tensor:
+    def _interpolate(self, times: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
         """Dense output at ``times`` ``(m,)``: ``(m, n)``."""
         times = times.detach().to(device="cpu", dtype=torch.float64).contiguous()
         out = torch.full((len(times), self.request.layout.n), nan, dtype=self.request.layout.dtype)
