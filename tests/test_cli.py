@@ -183,4 +183,4 @@ def test_doctor_times_a_first_gradient(capfd: Capture) -> None:
     assert code == 0, report
     assert report["missing"] == []
     seconds = report["first_gradient"]["seconds"]
-    assert seconds["second solve and gradient"] < seconds["first solve and gradient"]
+    assert seconds["second gradient (Tsit5)"] < seconds["first gradient (Tsit5)"]

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pyjode._version import __version__
@@ -113,7 +114,13 @@ def _allowed(version: str | None, compat: str) -> bool:
 
 def _time_first_gradient(location: JuliaLocation, limit: float) -> dict[str, Any]:
     # In a process of its own: it must start from nothing, and a crash of Julia must not take the report with it.
-    command = [sys.executable, "-c", "from pyjode.engines.julia.doctor import first_gradient_here as f; f()"]
+    # The imports are timed out there: importing this module imports both.
+    code = (
+        "import time; a = time.perf_counter(); import torch; b = time.perf_counter(); import pyjode; "
+        "c = time.perf_counter(); from pyjode.engines.julia.doctor import first_gradient_here as f; "
+        "f({'import torch': b - a, 'import pyjode': c - b})"
+    )
+    command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(
             command,
@@ -133,10 +140,17 @@ def _time_first_gradient(location: JuliaLocation, limit: float) -> dict[str, Any
     return {"error": f"a first gradient failed with status {done.returncode}: {said[-1] if said else 'no message'}"}
 
 
-def first_gradient_here() -> None:
-    """Solve and differentiate a small neural ODE in this process; print the seconds of each part as one JSON line."""
-    seconds: dict[str, float] = {}
-    last = time.perf_counter()
+def first_gradient_here(imports: dict[str, float]) -> None:
+    """Solve and differentiate a small neural ODE in this process; print the seconds of each part as one JSON line.
+
+    First as ``odeint`` does by default (Tsit5, discrete adjoint: nothing of SciMLSensitivity is needed), then with
+    GaussAdjoint.
+
+    Args:
+        imports: seconds that the imports took.
+    """
+    seconds = {part: round(value, 3) for part, value in imports.items()}
+    last = 0.0
 
     def lap(part: str) -> None:
         nonlocal last
@@ -146,35 +160,29 @@ def first_gradient_here() -> None:
 
     import torch
 
-    lap("import torch")
     import pyjode
-
-    lap("import pyjode")
     from pyjode.engines.julia.runtime import julia_eval, runtime
 
     seconds |= {part: round(value, 3) for part, value in runtime().seconds.items()}
     threads = julia_eval("Threads.nthreads()")
-    last = time.perf_counter()
-    for package in ("OrdinaryDiffEqLowOrderRK", "SciMLSensitivity"):
-        julia_eval(f"Core.eval(Main, :(import {package}))")
-        lap(f"load {package}")
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.Tanh(), torch.nn.Linear(50, 2))
+    y0, t = torch.tensor([2.0, 0.0]), torch.linspace(0.0, 1.0, 10)
 
-    def gradient() -> None:
-        y = pyjode.odeint_adjoint(
-            lambda t, y: net(y),
-            torch.tensor([2.0, 0.0]),
-            torch.linspace(0.0, 1.0, 10),
-            adjoint_params=tuple(net.parameters()),
-            engine="julia",
-        )
-        y.square().sum().backward()
+    def gradient(solve: Callable[..., Any]) -> None:
+        solve(lambda t, y: net(y), y0, t, method="Tsit5", engine="julia").square().sum().backward()
 
-    gradient()
-    lap("first solve and gradient")
-    gradient()
-    lap("second solve and gradient")
+    last = time.perf_counter()
+    gradient(pyjode.odeint)
+    lap("first gradient (Tsit5)")
+    gradient(pyjode.odeint)
+    lap("second gradient (Tsit5)")
+    julia_eval('load!("SciMLSensitivity")')
+    lap("load SciMLSensitivity")
+    gradient(pyjode.odeint_adjoint)
+    lap("first gradient (GaussAdjoint)")
+    gradient(pyjode.odeint_adjoint)
+    lap("second gradient (GaussAdjoint)")
     signals = os.environ.get("PYTHON_JULIACALL_HANDLE_SIGNALS", "no")
     print(
         RESULT + json.dumps({"seconds": seconds, "julia_threads": int(threads), "handle_signals": signals}), flush=True
