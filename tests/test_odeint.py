@@ -176,6 +176,7 @@ def good(**changes):
         (good(func=lambda t, y: y.float()), "float32"),
         (good(func=lambda t, y: None), "NoneType"),
         (good(func=3), "cannot be called"),
+        (good(func=lambda t, y: torch.empty(2, dtype=y.dtype, device="meta")), "meta"),
         (good(method="dopri6"), "dopri5"),
         (good(engine="jax"), "engine"),
         (good(rtol=-1.0), "rtol"),

@@ -54,19 +54,27 @@ given(x::Float64, default::Float64) = isnan(x) ? default : x
 "An adaptive solve chooses its own first step, a fixed-step one goes as far as it is let."
 first_step(dt::Float64, fixed::Bool, span::Float64) = isnan(dt) ? (fixed ? span : nothing) : dt
 
-forward(a::SolveArgs) = forward(a, object(a.rhs), object(a.alg))::SolveReport
-
-function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
+function forward(a::SolveArgs)
+    r = object(a.rhs)
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
+    per_element = a.per_element == 1
+    abstol, reltol = tolerance(a.abstol, r.n, per_element), tolerance(a.reltol, r.n, per_element)
+    # The types that vary are settled here, once: inside, every call is a direct one.
+    return forward(a, r, object(a.alg), ts, abstol, reltol, first_step(a.dt, a.adaptive == 0, ts[end] - ts[1]))::SolveReport
+end
+
+function forward(a::SolveArgs, r::RHS{T}, alg, ts::Vector{Float64}, abstol, reltol, dt) where {T}
     u0 = copy(unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n))
-    span = ts[end] - ts[1]
-    dense, fixed = a.dense == 1, a.adaptive == 0
+    prob = a.with_jac == 1 ? implicit_problem(r, u0, (ts[1], ts[end])) : explicit_problem(r, u0, (ts[1], ts[end]))
+    return forward(a, r, prob, alg, ts, abstol, reltol, dt)
+end
+
+function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, reltol, dt) where {T}
+    dense = a.dense == 1
     # With init, since a solution with save points does not say where a failed solve stopped.
     integrator = SciMLBase.init(
-        problem(r, u0, (ts[1], ts[end]), a.with_jac == 1), alg;
-        abstol = tolerance(a.abstol, r.n, a.per_element == 1), reltol = tolerance(a.reltol, r.n, a.per_element == 1),
-        dt = first_step(a.dt, fixed, span), tstops = a.stop_at_ts == 1 ? ts : Float64[],
-        adaptive = !fixed, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, span), maxiters = a.maxiters,
+        prob, alg; abstol, reltol, dt, tstops = a.stop_at_ts == 1 ? ts : Float64[], adaptive = a.adaptive == 1,
+        dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters,
         saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
     )
     sol = SciMLBase.solve!(integrator)
@@ -76,10 +84,11 @@ function forward(a::SolveArgs, r::RHS{T}, alg) where {T}
     else
         nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt), 0
     end
-    MESSAGE[] = string(sol.retcode)
+    success = SciMLBase.successful_retcode(sol)
+    MESSAGE[] = success ? "Success" : string(sol.retcode)
     st = sol.stats
     return SolveReport(
-        handle, SciMLBase.successful_retcode(sol) ? 1 : 0, r.sign * integrator.t, nsaved, st.nf + st.nf2,
+        handle, success ? 1 : 0, r.sign * integrator.t, nsaved, st.nf + st.nf2,
         st.naccept, st.nreject, st.njacs, st.nsolve, st.nw, st.nnonliniter, st.nnonlinconvfail
     )
 end

@@ -33,12 +33,15 @@ mutable struct RHS{T} <: Function
     const kept_u::Vector{T}
     const kept_v::Vector{T}
     const kept_p::Vector{T}
+    "The `ODEFunction`s around it, once made: SciMLBase looks their methods up each time it makes one."
+    explicit::Any
+    implicit::Any
 end
 
 function RHS{T}(n, np, sign, blocks, f, vjp, jac, tgrad) where {T}
     return RHS{T}(
         n, np, sign, blocks, f, vjp, jac, tgrad, zeros(T, np),
-        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np)
+        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing
     )
 end
 

@@ -45,7 +45,7 @@ def build_rhs(
     y0: Any,
     t0: float,
     *,
-    params: Iterable[Tensor] | nn.Module | None = None,
+    params: Iterable[Any] | nn.Module | None = None,
     way: str = "auto",
 ) -> RightHandSide:
     """The right-hand side of ``f`` for states like ``y0``.

@@ -17,7 +17,7 @@ from pyjode.errors import InputError
 from pyjode.rhs.reach import Reach
 
 
-def explicit_params(params: Iterable[Tensor] | nn.Module | None) -> tuple[Tensor, ...]:
+def explicit_params(params: Iterable[Any] | nn.Module | None) -> tuple[Tensor, ...]:
     """What ``params=`` names, each once, in order.
 
     Args:
@@ -71,7 +71,7 @@ class GraphLeaves:
     """Names of the ``torch.autograd.Function`` classes in it."""
 
 
-def graph_leaves(out: Tensor, stops: Iterable[Tensor] = ()) -> GraphLeaves:
+def graph_leaves(out: Tensor, stops: Iterable[Any] = ()) -> GraphLeaves:
     """The leaf tensors that the autograd graph of ``out`` would send gradients to.
 
     Args:
@@ -137,7 +137,7 @@ def _variable(node: Any) -> Tensor | None:
     return node.variable if type(node).__name__ == "AccumulateGrad" else None
 
 
-def unique(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+def unique(tensors: Iterable[Any]) -> tuple[Tensor, ...]:
     """Each tensor object once, in order."""
     return tuple({id(x): x for x in tensors}.values())
 

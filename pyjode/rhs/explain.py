@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyjode.rhs.build import build_rhs
 from pyjode.rhs.closure import module_params, name_of
 from pyjode.rhs.graphs import operator_counts
+from pyjode.rhs.native import NativeRHS
 from pyjode.rhs.reach import Reach
 from pyjode.rhs.trace import TracedRHS
 
@@ -53,7 +54,7 @@ def explain(
     y0: Any,
     t0: float = 0.0,
     *,
-    params: Iterable[Tensor] | nn.Module | None = None,
+    params: Iterable[Any] | nn.Module | None = None,
 ) -> Explanation:
     """Which way ``f`` goes to the solver for states like ``y0``, and why.
 
@@ -76,5 +77,6 @@ def explain(
         group = parameters if id(p) in of_modules else closed_over
         name = name_of(p, reach)
         group[name if name not in group else f"{name} ({i})"] = p.numel()
-    operators = operator_counts(rhs.forward_graph) if isinstance(rhs, TracedRHS) else {}
+    traced = rhs.traced if isinstance(rhs, NativeRHS) else rhs
+    operators = operator_counts(traced.forward_graph) if isinstance(traced, TracedRHS) else {}
     return Explanation(rhs.way, rhs.reason, parameters, closed_over, rhs.depends_on_time, operators)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyjode.rhs.reach import PRIMITIVES, Reach
 
@@ -28,7 +27,7 @@ class Guards:
     A change of a tensor's values is no reason: graphs refer to the tensors themselves.
     """
 
-    def __init__(self, reach: Reach, tensors: Iterable[Tensor], ignore: set[tuple[int, Any]] = frozenset()):  # type: ignore[assignment]
+    def __init__(self, reach: Reach, tensors: Iterable[Any], ignore: set[tuple[int, Any]] = frozenset()):  # type: ignore[assignment]
         """
         Args:
             reach: what f reaches.

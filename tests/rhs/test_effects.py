@@ -16,7 +16,20 @@ from torch import Tensor, nn
 
 from pyjode.rhs import build_rhs
 
-from .zoo import DTYPE, MLP, Branching, Conv, Counting, Double, Dropping, Hamiltonian, Normalised, Printing, state
+from .zoo import (
+    DTYPE,
+    GRAPHS,
+    MLP,
+    Branching,
+    Conv,
+    Counting,
+    Double,
+    Dropping,
+    Hamiltonian,
+    Normalised,
+    Printing,
+    state,
+)
 
 counter = 0
 scale = 2.0
@@ -67,7 +80,7 @@ def test_number_of_calls() -> None:
 
     sys.modules["_calls_of_f"] = calls  # type: ignore[assignment]
     try:
-        assert build_rhs(Quiet(), state(2), 0.3).way == "traced"
+        assert build_rhs(Quiet(), state(2), 0.3).way in GRAPHS
         assert len(calls) == 2
         calls.clear()
         assert build_rhs(Quiet(), state(2), 0.3, way="eager").way == "eager"
@@ -156,7 +169,7 @@ def test_random_numbers_are_noticed_and_the_users_are_not_shifted() -> None:
     torch.manual_seed(5)
     assert "random numbers (torch)" in reason_of(f)
     assert torch.equal(torch.rand(3), want)
-    assert build_rhs(Dropping().eval(), state(2), 0.3).way == "traced"
+    assert build_rhs(Dropping().eval(), state(2), 0.3).way in GRAPHS
     assert "mentions random" in reason_of(lambda t, y: y * random.random())
     draw = random.random
     assert "generator draw" in reason_of(lambda t, y: y * draw())
@@ -172,7 +185,7 @@ def test_clock() -> None:
 def test_batch_norm() -> None:
     f = Normalised()
     assert "in place" in reason_of(f, state(4, 3))
-    assert build_rhs(f.eval(), state(4, 3), 0.3).way == "traced"
+    assert build_rhs(f.eval(), state(4, 3), 0.3).way in GRAPHS
 
 
 @pytest.mark.parametrize(
@@ -219,7 +232,7 @@ def test_autograd_inside_hooks_and_no_grad() -> None:
 
 def test_detach_stays_a_detach() -> None:
     rhs = build_rhs(lambda t, y: y.detach() * y, torch.ones(2, dtype=DTYPE), 0.3)
-    assert rhs.way == "traced"
+    assert rhs.way in GRAPHS
     one = torch.ones(2, dtype=DTYPE)
     assert torch.equal(rhs.vjp_u(torch.tensor(0.3, dtype=DTYPE), 3 * one, one, ()), 3 * one)
 
@@ -250,14 +263,14 @@ def test_tensor_nobody_names() -> None:
 
 def test_convolution_is_traced_as_it_is() -> None:
     rhs = build_rhs(Conv(), state(2, 2, 4, 4), 0.3)
-    assert rhs.way == "traced"
+    assert rhs.way in GRAPHS
     assert "convolution" in rhs.forward_graph.code  # type: ignore[attr-defined]
 
 
 def test_sizes_that_depend_on_values() -> None:
     assert "size depends on values" in reason_of(lambda t, y: y * y[y > 0].shape[0])
     order = torch.tensor([1, 0])
-    assert build_rhs(lambda t, y: y[order], state(2), 0.3).way == "traced"
+    assert build_rhs(lambda t, y: y[order], state(2), 0.3).way in GRAPHS
 
 
 def test_torch_func_inside_is_traced() -> None:
@@ -268,7 +281,7 @@ def test_torch_func_inside_is_traced() -> None:
         return net.net(y[0]), -torch.einsum("bii->b", jacobians)
 
     rhs = build_rhs(flow, (state(4, 2), state(4)), 0.3)
-    assert rhs.way == "traced", rhs.reason
+    assert rhs.way in GRAPHS, rhs.reason
     u, v = state(12, seed=1), state(12, seed=2)
     t = torch.tensor(0.3, dtype=DTYPE)
     eager = build_rhs(flow, (state(4, 2), state(4)), 0.3, way="eager")
@@ -294,4 +307,4 @@ def test_lazy_modules() -> None:
             return self.lin(y)
 
     rhs = build_rhs(Lazy(), state(2), 0.3)
-    assert rhs.way == "traced" and len(rhs.params) == 2
+    assert rhs.way in GRAPHS and len(rhs.params) == 2

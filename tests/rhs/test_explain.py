@@ -6,17 +6,22 @@ import torch
 
 from pyjode.rhs import explain
 
-from .zoo import DTYPE, MLP, Counting, closure_leaf, state
+from .zoo import DTYPE, MLP, Conv, Counting, closure_leaf, state
 
 
-def test_traced() -> None:
+def test_native() -> None:
     told = explain(MLP(), state(2))
-    assert told.way == "traced"
+    assert told.way == "native"
     assert told.parameters["self.net.0.weight"] == 14 and len(told.parameters) == 6
     assert told.operators["addmm"] == 3 and told.operators["tanh"] == 2
     assert not told.depends_on_time
     text = str(told)
-    assert "way: traced" in text and "self.net.4.bias: 2" in text and "addmm x3" in text
+    assert "way: native" in text and "self.net.4.bias: 2" in text and "addmm x3" in text
+
+
+def test_traced_says_what_could_not_be_compiled() -> None:
+    told = explain(Conv(), state(2, 2, 4, 4))
+    assert told.way == "traced" and "convolution" in told.reason
 
 
 def test_eager() -> None:

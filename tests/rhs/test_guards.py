@@ -17,7 +17,7 @@ from pyjode.rhs import build_rhs
 from pyjode.rhs.guards import Guards
 from pyjode.rhs.reach import Reach
 
-from .zoo import DTYPE, MLP, Counting, state
+from .zoo import DTYPE, GRAPHS, MLP, Counting, state
 
 factor = 2.0
 T = torch.tensor(0.3, dtype=DTYPE)
@@ -43,7 +43,7 @@ class Scaled(nn.Module):
 
 def value(f: Any) -> Tensor:
     rhs = build_rhs(f, ONE, 0.3)
-    assert rhs.way == "traced", rhs.reason
+    assert rhs.way in GRAPHS, rhs.reason
     with torch.no_grad():
         torch.testing.assert_close(rhs.f(T, ONE, rhs.params), f(T, ONE))
     return rhs.f(T, ONE, rhs.params)
@@ -116,11 +116,11 @@ def test_frozen_parameter_is_no_longer_one() -> None:
 
 def test_hook_added() -> None:
     f = Scaled()
-    assert build_rhs(f, ONE, 0.3).way == "traced"
+    assert build_rhs(f, ONE, 0.3).way in GRAPHS
     handle = f.lin.register_forward_hook(lambda *_: None)
     assert build_rhs(f, ONE, 0.3).way == "eager"
     handle.remove()
-    assert build_rhs(f, ONE, 0.3).way == "traced"
+    assert build_rhs(f, ONE, 0.3).way in GRAPHS
 
 
 def test_global_and_closure_and_default_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,10 @@ def closure_non_leaf() -> Callable[..., Any]:
     return lambda t, y: torch.tanh(w2 @ y) * t
 
 
+# The ways that run a graph made of f: compiled where every operator can be.
+GRAPHS = ("native", "traced")
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], Callable[..., Any]]
@@ -176,23 +180,23 @@ class Case:
 
 
 CASES = {
-    "mlp": Case(MLP, state(2), "traced", 6),
-    "mlp batch": Case(MLP, state(5, 2), "traced", 6),
-    "frozen": Case(lambda: MLP(frozen=True), state(2), "traced", 4),
-    "pendulum": Case(Pendulum, state(2), "traced", 2),
-    "in-place pendulum": Case(InPlacePendulum, state(2), "traced", 2),
-    "forced": Case(Forced, state(2), "traced", 2),
-    "shared": Case(Shared, state(4, 3), "traced", 2),
-    "conv": Case(Conv, state(2, 2, 4, 4), "traced", 4),
-    "nested": Case(Nested, {"x": state(3), "z": (state(2), state(2, 2))}, "traced", 1),
-    "complex": Case(Rotation, state(3, dtype=torch.complex128), "traced", 1),
-    "closure leaf": Case(closure_leaf, state(2), "traced", 1),
-    "closure non-leaf": Case(closure_non_leaf, state(2), "traced", 1),
-    "identity": Case(lambda: lambda t, y: y, state(2), "traced", 0),
-    "constant": Case(lambda: lambda t, y: torch.ones(2, dtype=DTYPE), state(2), "traced", 0),
-    "expanded": Case(lambda: lambda t, y: y.sum().expand(3), state(3), "traced", 0),
-    "transposed": Case(lambda: lambda t, y: (y * y).t(), state(3, 3), "traced", 0),
-    "bound method": Case(lambda: MLP().forward, state(2), "traced", 6),
+    "mlp": Case(MLP, state(2), "graph", 6),
+    "mlp batch": Case(MLP, state(5, 2), "graph", 6),
+    "frozen": Case(lambda: MLP(frozen=True), state(2), "graph", 4),
+    "pendulum": Case(Pendulum, state(2), "graph", 2),
+    "in-place pendulum": Case(InPlacePendulum, state(2), "graph", 2),
+    "forced": Case(Forced, state(2), "graph", 2),
+    "shared": Case(Shared, state(4, 3), "graph", 2),
+    "conv": Case(Conv, state(2, 2, 4, 4), "graph", 4),
+    "nested": Case(Nested, {"x": state(3), "z": (state(2), state(2, 2))}, "graph", 1),
+    "complex": Case(Rotation, state(3, dtype=torch.complex128), "graph", 1),
+    "closure leaf": Case(closure_leaf, state(2), "graph", 1),
+    "closure non-leaf": Case(closure_non_leaf, state(2), "graph", 1),
+    "identity": Case(lambda: lambda t, y: y, state(2), "graph", 0),
+    "constant": Case(lambda: lambda t, y: torch.ones(2, dtype=DTYPE), state(2), "graph", 0),
+    "expanded": Case(lambda: lambda t, y: y.sum().expand(3), state(3), "graph", 0),
+    "transposed": Case(lambda: lambda t, y: (y * y).t(), state(3, 3), "graph", 0),
+    "bound method": Case(lambda: MLP().forward, state(2), "graph", 6),
     "hamiltonian": Case(Hamiltonian, state(2), "eager", 4),
     "counting": Case(Counting, state(2), "eager", 6),
     "branching": Case(Branching, state(2), "eager", 6),

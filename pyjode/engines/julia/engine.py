@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pyjode.engines.julia.bound import bound_function
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
-from pyjode.engines.julia.callbacks import Callbacks
-from pyjode.engines.julia.native import NativeFunction
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.rhs import build_rhs
-from pyjode.rhs.native import NativeRHS
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 from pyjode.trust import UntrustedGradient
 
@@ -72,12 +70,10 @@ class _Solve:
         self.rhs = rhs
         self.sign = sign
         self.with_jac = request.method.stiff
-        bind = NativeFunction if isinstance(rhs, NativeRHS) else Callbacks
-        self.function = bind(rhs, tuple(p.detach() for p in params), sign, self.with_jac)
+        self.function = bound_function(self, rhs, tuple(p.detach() for p in params), sign, self.with_jac)
         self.report = SolveReport()
         self.retcode = ""
         self.grid = torch.empty(0)
-        weakref.finalize(self, gate().release, self.function.handle)
 
     @torch.no_grad()
     def forward(self, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], *, dense: bool) -> Float[Tensor, "T n"]:

@@ -131,7 +131,7 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
     juliacall_was_loaded = "juliacall" in sys.modules
     if not juliacall_was_loaded:
         _set_environment(location)
-        log.info("starting Julia (%s)", location.exe)
+        _say(f"starting Julia ({location.exe}), once in this process")
     before = perf_counter()
     with _deferred_sigint(), _signal_mask_kept(), _exit_hook_caught() as exit_hooks:
         try:
@@ -157,8 +157,15 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
 
     at_exit(finish)
     seconds = {"start Julia": started_at - before, "load PyJODE": loaded_at - started_at}
-    log.info("Julia is ready: %s", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+    _say("Julia is ready: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     return Runtime(entry_points, any_thread, os.getpid(), threading.get_ident(), seconds)
+
+
+def _say(message: str) -> None:
+    """Tell who waits: on the terminal or in the notebook; programs hear it from the logger "pyjode"."""
+    log.info(message)
+    if (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules:
+        print(f"pyjode: {message}", file=sys.stderr, flush=True)
 
 
 def _set_environment(location: config.JuliaLocation) -> None:

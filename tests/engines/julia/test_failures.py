@@ -39,8 +39,7 @@ print(len(caught), "pyjode setup" in str(caught[0].message), round(ys[-1].item()
 
 
 @pytest.mark.julia
-@pytest.mark.parametrize("way", ["traced", "eager"])
-def test_an_exception_in_the_backward_pass_comes_out_as_itself(way):
+def test_an_exception_in_the_backward_pass_comes_out_as_itself():
     class MyError(Exception):
         pass
 
@@ -54,8 +53,6 @@ def test_an_exception_in_the_backward_pass_comes_out_as_itself(way):
             raise MyError("in backward")
 
     y0 = ONE.clone().requires_grad_()
-    if way == "traced":
-        pytest.skip("a custom Function goes eager")
     ys = pyjode.odeint(lambda t, y: Fragile.apply(y), y0, T, engine="julia")
     with pytest.raises(MyError, match="in backward"):
         ys.sum().backward()
@@ -129,3 +126,40 @@ def test_memory_is_given_back():
     for _ in range(20):
         pyjode.odeint(lambda t, y: -k * y, ONE, T, engine="julia").sum().backward()
     assert objects() <= before + 4
+
+
+@pytest.mark.julia
+def test_right_hand_sides_are_not_kept_alive():
+    import gc
+    import weakref
+
+    class F(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.k = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, t, y):
+            return -self.k * y
+
+    f = F()
+    pyjode.odeint(f, ONE, T, engine="julia").sum().backward()
+    gone = weakref.ref(f)
+    del f
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.julia
+def test_solutions_of_one_f_do_not_share_their_parameters():
+    """Two forward solves before two backward passes: each has its own function on the Julia side."""
+    k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def f(t, y):
+        return -k * y
+
+    first = pyjode.odeint(f, ONE, T, engine="julia", rtol=1e-9, atol=1e-11)[-1].sum()
+    second = pyjode.odeint(f, 2 * ONE, T, engine="julia", rtol=1e-9, atol=1e-11)[-1].sum()
+    (by_second,) = torch.autograd.grad(second, k)
+    (by_first,) = torch.autograd.grad(first, k)
+    truth = -torch.exp(torch.tensor(-0.5, dtype=torch.float64))
+    assert torch.allclose(by_first, truth, rtol=1e-7) and torch.allclose(by_second, 2 * truth, rtol=1e-7)
