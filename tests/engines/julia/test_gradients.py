@@ -216,3 +216,26 @@ def test_a_method_without_a_discrete_adjoint_says_so(name):
     problem = pyjode.ODEProblem(g.MLP(), torch.ones(2, dtype=torch.float64), (0.0, 1.0))
     with pytest.raises(pyjode.UnsupportedError, match=f"{name}.*Adjoint"):
         pyjode.solve(problem, name, saveat=[0.0, 1.0], sensealg="DiscreteAdjoint", engine="julia")
+
+
+@pytest.mark.parametrize("door", [pyjode.odeint, pyjode.odeint_adjoint])
+def test_a_convolution_stays_in_torch_called_back(door):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
+
+    def f(t, y):
+        return torch.tanh(conv(y)) * torch.cos(t)
+
+    y0 = torch.randn(3, 2, 5, 5, dtype=torch.float64)
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    assert pyjode.explain(f, y0).way == "traced"
+    results = []
+    for solver in (
+        lambda y: door(f, y, t, method="Tsit5", rtol=1e-10, atol=1e-12, engine="julia"),
+        lambda y: g.torchdiffeq.odeint(f, y, t, rtol=1e-11, atol=1e-13),
+    ):
+        conv.zero_grad()
+        start = y0.clone().requires_grad_()
+        g.loss(solver(start)).backward()
+        results.append(torch.cat([start.grad.reshape(-1), conv.weight.grad.reshape(-1), conv.bias.grad]))
+    assert (results[0] - results[1]).norm() / results[1].norm() < 1e-8
