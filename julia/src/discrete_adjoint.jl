@@ -16,7 +16,7 @@ mutable struct Sweep{T}
     const r::RHS{T}
     const λ::Vector{T}
     const dp::Vector{T}
-    "Cotangent of f(t_n, u_n) at the step boundary: the first stage of one step is the last of the one before."
+    "Cotangent of a step's first stage, which is the last stage of the step before, or f at the boundary."
     const pending::Vector{T}
     const k::Matrix{T}
     const K::Matrix{T}
@@ -86,27 +86,23 @@ function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) w
     q = stages(tab)
     K = s.K
     fill!(K, 0)
-    # The dense output first: it may use f at the step's end, which belongs to the boundary.
-    direct = false
     for m in from:to
         weights!(s.w, tab, (ts[m] - t0) / h)
         for i in 1:q
             iszero(s.w[i]) || axpy!(hT * s.w[i], view(cotangents, :, m), view(K, :, i))
         end
-        direct = true
     end
     if tab.last > 0
-        s.pending .+= view(K, :, tab.last)
-        fill!(view(K, :, tab.last), 0)
+        view(K, :, tab.last) .+= s.pending
+        fill!(s.pending, 0)
+    else
+        boundary!(s, sol.u[n], sol.t[n])
     end
-    boundary!(s, sol.u[n], sol.t[n])
     for i in 1:q
         iszero(tab.b[i]) || axpy!(hT * tab.b[i], s.λ, view(K, :, i))
     end
-    if direct
-        for m in from:to
-            s.λ .+= view(cotangents, :, m)
-        end
+    for m in from:to
+        s.λ .+= view(cotangents, :, m)
     end
     needed = highest_nonzero(K, q)
     stage_values!(s, sol, tab, n, needed)

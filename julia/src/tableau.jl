@@ -16,7 +16,7 @@ struct Tableau{T, S}
     probe::S
     "Whether the solver stores k_1 ... k_s of each step, in this order."
     stored::Bool
-    "The stage that is f at the step's end (first same as last), 0 where there is none."
+    "The stage that the next step takes for its first (first same as last), 0 where there is none."
     last::Int
 end
 
@@ -84,6 +84,6 @@ function probe(alg, ::Type{T}) where {T}
     k = sol.k[end]
     stored = length(k) >= s && all(k[i][j] == (i == j) for i in 1:s, j in 1:s)
     # To rounding: low-storage methods add up their last stage in another order.
-    last = something(findlast(i -> f.c[i] ≈ 1 && isapprox(a[i, :], b; atol = 1000 * eps(T)), 1:s), 0)
+    last = something(findlast(i -> f.c[i] ≈ 1 && isapprox(a[i, :], b; atol = 1.0e-6), 1:s), 0)
     return Tableau(a, b, f.c, sol, stored, last)
 end

@@ -1,7 +1,7 @@
 # Run as a plain script in the environment (julia --project=ENV julia/test/runtests.jl): Pkg.test would precompile a
 # second family of images.
 
-pushfirst!(LOAD_PATH, dirname(@__DIR__))
+push!(LOAD_PATH, dirname(@__DIR__))
 
 using Test
 using LinearAlgebra
@@ -15,4 +15,5 @@ using SciMLSensitivity: GaussAdjoint, ZygoteVJP
     include("test_rhs.jl")
     include("test_algorithms.jl")
     include("test_adjoint.jl")
+    include("test_native.jl")
 end
