@@ -93,11 +93,7 @@ class StateLayout:
 
     def flatten(self, y: Any) -> Float[Tensor, " n"]:
         """``y`` (nest with this layout) as a vector of shape ``(n,)`` and the flat dtype."""
-        return self._flatten_leaves(pytree.tree_leaves(y), ())
-
-    def flatten_many(self, ys: Any, count: int) -> Tensor:
-        """A nest whose leaves have a leading axis of ``count``, as a matrix of shape ``(count, n)``."""
-        return self._flatten_leaves(pytree.tree_leaves(ys), (count,))
+        return self._flatten_leaves(pytree.tree_leaves(y))
 
     def unflatten(self, u: Float[Tensor, "*lead n"]) -> Any:
         """The nest that a vector of shape ``(*lead, n)`` stands for; each leaf has shape ``(*lead, *leaf.shape)``."""
@@ -143,13 +139,13 @@ class StateLayout:
                 )
             if x.device != self.device:
                 raise InputError(f"{which} a tensor on {x.device}; the state is on {self.device}")
-        return self._flatten_leaves(parts, ())
+        return self._flatten_leaves(parts)
 
-    def _flatten_leaves(self, tensors: list[Tensor], lead: tuple[int, ...]) -> Tensor:
+    def _flatten_leaves(self, tensors: list[Tensor]) -> Tensor:
         flat = []
         for x in tensors:
             if x.dtype.is_complex:
                 x = torch.view_as_real(x.resolve_conj())
-            x = x.reshape((*lead, -1))
+            x = x.reshape(-1)
             flat.append(x if x.dtype == self.dtype else x.to(self.dtype))
-        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+        return flat[0] if len(flat) == 1 else torch.cat(flat)

@@ -47,8 +47,8 @@ class EmbeddedEngine:
         f = (_AdaptiveFunction if request.steps.adaptive else _FlatFunction)(request.f, request.layout)
         solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
         arguments = {
-            "rtol": _tolerance(request.tolerances.rtol),
-            "atol": _tolerance(request.tolerances.atol),
+            "rtol": request.tolerances.rtol,
+            "atol": request.tolerances.atol,
             "method": method,
             "options": _options(request),
         }
@@ -134,10 +134,6 @@ def _at_times(solve: Callable[[Tensor], Tensor], t0: Tensor, times: Tensor) -> T
     grid = sorted_times if starts else torch.cat([t0.detach().reshape(1), sorted_times])
     us = solve(grid)
     return (us if starts else us[1:])[order]
-
-
-def _tolerance(value: float | Tensor) -> Any:
-    return value
 
 
 def _options(request: Request) -> dict[str, Any]:

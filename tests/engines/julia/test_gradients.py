@@ -65,7 +65,6 @@ def test_discrete_adjoint_is_the_derivative_of_the_steps(name):
     f = g.Driven()
     y0 = torch.tensor([0.4, -0.2], dtype=torch.float64)
     t = torch.tensor([0.0, 0.13, 0.5, 0.71, 1.0], dtype=torch.float64)
-    problem = pyjode.ODEProblem(f, y0, (0.0, 1.0))
 
     def value(y0):
         problem = pyjode.ODEProblem(f, y0, (0.0, 1.0))
@@ -74,7 +73,6 @@ def test_discrete_adjoint_is_the_derivative_of_the_steps(name):
         )
         return g.loss(s.ys)
 
-    del problem
     start = y0.clone().requires_grad_()
     value(start).backward()
     found = torch.cat([start.grad, f.matrix.grad.reshape(-1), f.frequency.grad.reshape(1)])
