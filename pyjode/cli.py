@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyjode: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("pyjode: interrupted", file=sys.stderr)
+        again = "; run the command again, it goes on from where it was" if args.run is _setup else ""
+        print(f"pyjode: interrupted{again}", file=sys.stderr)
         return 130
     return code
 
@@ -36,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
         "setup",
         help="set the Julia engine up (downloads Julia where there is none)",
         description="Without options: use the Julia that is known already, else have juliapkg download Julia and the "
-        "packages. With --julia and --project: use these, for machines without network, and remember them.",
+        "packages. With --julia alone: install the packages for that Julia. With --julia and --project: use these, for "
+        "machines without network, and remember them. An interrupted setup goes on when it is run again.",
     )
     setup.add_argument("--julia", metavar="PATH", help="an existing julia executable")
     setup.add_argument("--project", metavar="DIR", help="an existing Julia environment with the packages")
@@ -72,12 +74,12 @@ def _setup(args: argparse.Namespace) -> int:
         _say(f"{'forgotten' if config.forget() else 'there was nothing to forget'}: {config.config_file()}")
         return 0
     limit = 60.0 * args.time_limit
-    if not any(given):
-        location = setup.set_up(_say, limit)
+    if not (args.project or args.depot):
+        location = setup.set_up(_say, limit, args.julia)
     elif args.julia and args.project:
         location = setup.set_up_registered(args.julia, args.project, args.depot, _say, limit)
     else:
-        raise InputError("--julia and --project go together (and --depot only with both): give both")
+        raise InputError("--project goes with --julia, and --depot with both: give them")
     _say(f"Julia {location.exe}, project {location.project} ({location.source})")
     return 0
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from pyjode.engines.request import Answer, Request
 from pyjode.errors import EngineUnavailable, InputError
+
+if TYPE_CHECKING:  # `pyjode setup` passes here, and needs no torch
+    from jaxtyping import Float, Float64
+    from torch import Tensor
+
+    from pyjode.engines.request import Answer, Request
 
 __all__ = ["ENGINES", "Engine", "choose_engine", "set_default_engine"]
 

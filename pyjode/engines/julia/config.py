@@ -304,7 +304,8 @@ def register(exe: str | Path, project: str | Path, depot: str | None = None) -> 
     Args:
         exe: a julia executable, by path or by name.
         project: folder of an environment (Project.toml and Manifest.toml) with the needed packages.
-        depot: value for ``JULIA_DEPOT_PATH``, for packages that are not in the default depot.
+        depot: value for ``JULIA_DEPOT_PATH``, for packages that are not in the default depot. Where its first folder
+            is read-only (a shared depot), one of the user's is put before it.
 
     Raises:
         InputError: no Julia 1.10 or newer, no environment, packages missing (all are named), or a PythonCall.jl that
@@ -321,7 +322,7 @@ def register(exe: str | Path, project: str | Path, depot: str | None = None) -> 
             f"--project {folder} has no Manifest.toml: "
             f"run `{exe} --project={folder} -e 'import Pkg; Pkg.instantiate()'`"
         )
-    location = JuliaLocation(Path(executable).absolute(), folder, depot, "user file")
+    location = JuliaLocation(Path(executable).absolute(), folder, with_writable_depot(depot), "user file")
     version = julia_version(location.exe)
     if version[:2] < OLDEST_JULIA:
         raise InputError(f"--julia {exe} is Julia {'.'.join(map(str, version))}; pyjode needs 1.10 or newer")
@@ -334,8 +335,49 @@ def register(exe: str | Path, project: str | Path, depot: str | None = None) -> 
     mismatch = _pythoncall_mismatch(location)
     if mismatch:
         raise InputError(mismatch)
-    _write({"julia": str(location.exe), "project": str(folder), "depot": depot})
+    write_json(config_file(), {"julia": str(location.exe), "project": str(folder), "depot": location.depot})
     return location
+
+
+def with_writable_depot(depot: str | None) -> str | None:
+    """``depot`` with a folder that this user can write before it, where its own first one cannot be.
+
+    Julia writes what it compiles to the first depot, and PyJODE.jl is compiled there even where every package is.
+    """
+    paths = depot if depot is not None else os.environ.get("JULIA_DEPOT_PATH") or ""
+    first = paths.split(os.pathsep)[0]
+    # An empty entry stands for Julia's default depots, of which the user's own is the first.
+    if is_writable(Path(first).expanduser() if first else Path.home() / ".julia"):
+        return depot
+    mine = next((d for d in (Path.home() / ".julia", own_depot()) if str(d) != first and is_writable(d)), own_depot())
+    # Without entries of its own the variable must still end in an empty one: Julia's default depots.
+    return os.pathsep.join([str(mine), paths])
+
+
+def own_depot() -> Path:
+    """pyjode's own depot, for users whose others cannot be written."""
+    return config_file().parent / "depot"
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, or it can be made itself. Permission bits alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+            return True
+    except OSError:
+        return False
+
+
+def read_only_depot(location: JuliaLocation) -> str:
+    """One sentence where Julia cannot write what it compiles for ``location``; else empty."""
+    paths = location.depot if location.depot is not None else os.environ.get("JULIA_DEPOT_PATH") or ""
+    layered = with_writable_depot(location.depot)
+    if layered == location.depot:
+        return ""
+    return (
+        f"the first folder of JULIA_DEPOT_PATH ({paths.split(os.pathsep)[0] or 'the default, ~/.julia'}) cannot be "
+        f"written, and Julia compiles into it: run `export JULIA_DEPOT_PATH={layered}`"
+    )
 
 
 def _environment_file() -> Path:
@@ -343,8 +385,8 @@ def _environment_file() -> Path:
     return in_wheel if in_wheel.is_file() else PACKAGE.parent / "Project.toml"
 
 
-def _write(content: dict[str, str | None]) -> None:
-    file = config_file()
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Replace a file of the user's configuration folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # A reader, or a crash half-way, sees the old file or the new one, never a part of it.
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".julia-", suffix=".json")

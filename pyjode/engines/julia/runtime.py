@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from pyjode.engines.julia import config
+from pyjode.engines.julia.libjulia import remembered_while_juliacall_loads
 from pyjode.errors import EngineUnavailable, PyjodeError
 
 log = logging.getLogger("pyjode")
@@ -138,7 +139,8 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
             with warnings.catch_warnings():
                 # juliacall warns when torch was imported first; both orders work (see docs: troubleshooting).
                 warnings.filterwarnings("ignore", message="torch was imported before juliacall")
-                import juliacall
+                with remembered_while_juliacall_loads():
+                    import juliacall
         except PyjodeError:
             raise
         except Exception as error:

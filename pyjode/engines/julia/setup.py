@@ -6,6 +6,8 @@ Each step that may hang on a bad network runs in a process of its own, with a ti
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,23 +15,29 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyjode.engines.julia.config import (
     JuliaLocation,
     chosen_but_unusable,
     find_julia,
     julia_environment,
+    julia_version,
     missing_packages,
     needed_packages,
+    read_only_depot,
     register,
     why_not,
 )
-from pyjode.errors import EngineUnavailable
+from pyjode.errors import EngineUnavailable, InputError
 
 NETWORK_TIMEOUT = 20.0
 """Seconds that one connection, or one read from it, may take."""
 
-WITHOUT_NETWORK = "on a machine without network use: pyjode setup --julia PATH --project DIR"
+WITHOUT_NETWORK = (
+    "on a machine without network copy the Julia, the project folder and the depot (~/.julia) of a machine where it "
+    "worked, and run: pyjode setup --julia PATH --project DIR --depot DEPOT"
+)
 
 # Several packages at a time, which loading them one after the other does not do. What fails here fails again, with its
 # reason, when the package is loaded.
@@ -45,21 +53,35 @@ end
 Say = Callable[[str], None]
 
 
-def set_up(say: Say, limit: float) -> JuliaLocation:
+def set_up(say: Say, limit: float, julia: str | None = None) -> JuliaLocation:
     """Find Julia, or have juliapkg install it and the packages; then precompile.
+
+    What an interrupted run has finished is found by the next one.
 
     Args:
         say: called with each line of progress.
         limit: seconds that each of the two steps may take.
+        julia: an executable to install the packages for; by default one in PATH that is new enough, else a download.
 
     Raises:
+        InputError: ``julia`` is no Julia.
         EngineUnavailable: it did not work; the message says why and what to type.
     """
     unusable = chosen_but_unusable()
     if unusable:
         raise EngineUnavailable(unusable)
     location = find_julia()
-    if location is None:
+    if julia is not None:
+        executable = _given(julia)
+        if location is None or location.exe != executable:
+            if location is not None and location.source != "juliapkg":
+                raise InputError(
+                    f"--julia {julia}: {location.exe} is chosen already ({location.source}): give --project too, or "
+                    "run `pyjode setup --forget`"
+                )
+            _resolve(say, limit, executable)
+            location = find_julia()
+    elif location is None:
         _resolve(say, limit)
         location = find_julia()
     if location is None:
@@ -82,23 +104,34 @@ def set_up_registered(exe: str, project: str, depot: str | None, say: Say, limit
         EngineUnavailable: a package does not load there.
     """
     location = register(exe, project, depot)
+    if location.depot != depot:
+        say(f"the first folder of the depot cannot be written; Julia compiles into yours: {location.depot}")
     say(f"remembered: Julia {location.exe}, project {location.project}")
     precompile(location, say, limit)
     return location
 
 
-def _resolve(say: Say, limit: float) -> None:
+def _given(julia: str) -> Path:
+    executable = shutil.which(str(Path(julia).expanduser()))
+    if executable is None:
+        raise InputError(f"--julia {julia} is no executable file: give the path of a julia executable")
+    julia_version(Path(executable))
+    return Path(executable).absolute()
+
+
+def _resolve(say: Say, limit: float, julia: Path | None = None) -> None:
     say("installing Julia and its packages with juliapkg (several minutes, about 2 GB)")
+    variables = os.environ if julia is None else os.environ | {"PYTHON_JULIAPKG_EXE": str(julia)}
     with tempfile.TemporaryDirectory() as folder:
         cause = Path(folder) / "cause"
         resolve = "import sys; from pyjode.engines.julia.setup import resolve_here; resolve_here(sys.argv[1])"
-        code = run_limited([sys.executable, "-c", resolve, str(cause)], os.environ, limit)
+        code = run_limited([sys.executable, "-c", resolve, str(cause)], variables, limit)
         if code == 0:
             return
         reason = cause.read_text() if cause.is_file() else f"juliapkg ended with status {code}"
     if code is None:
         reason = f"not done after {limit / 60:.0f} minutes (--time-limit gives it more)"
-    raise EngineUnavailable(f"could not download Julia or its packages: {reason}; {WITHOUT_NETWORK}")
+    raise EngineUnavailable(f"could not install Julia or its packages: {reason}; {WITHOUT_NETWORK}")
 
 
 def resolve_here(cause: str) -> None:
@@ -107,15 +140,35 @@ def resolve_here(cause: str) -> None:
     import urllib.error
 
     import juliapkg
+    from juliapkg.deps import find_requirements
+    from juliapkg.state import STATE
 
     # juliapkg sets no time limit on its downloads.
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    unfit = ""
     try:
+        wanted, _ = find_requirements()
+        chosen = STATE["override_executable"]
+        if chosen and _version(chosen) not in wanted:
+            raise EngineUnavailable(f"{chosen} is Julia {_version(chosen)}, and pyjode needs {wanted}")
+        found = julias_in_path()
+        if not chosen and not shutil.which("juliaup"):
+            fit = [(exe, version) for exe, version in found if version in wanted]
+            if found and not fit:
+                unfit = "; " + ", ".join(f"{exe} is Julia {version}" for exe, version in found) + f", wanted: {wanted}"
+            # juliapkg looks at the first julia in PATH only.
+            if fit and fit[0] != found[0]:
+                STATE["override_executable"] = str(fit[0][0])
+            if len(found) > 1 and fit:
+                listed = ", ".join(f"{exe} ({version})" for exe, version in found)
+                print(
+                    f"pyjode: several Julias in PATH: {listed}; taking {fit[0][0]}, --julia takes another", flush=True
+                )
         juliapkg.resolve()
     except urllib.error.URLError as error:
-        reason = f"no network ({error.reason})"
+        reason = _network_reason(error) + unfit
     except subprocess.CalledProcessError as error:
-        reason = f"Julia's package manager failed with status {error.returncode}, see its messages above"
+        reason = f"Julia's package manager failed with status {error.returncode}, see its messages above{_proxy()}"
     except Exception as error:  # juliapkg raises bare Exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
     else:
@@ -124,12 +177,50 @@ def resolve_here(cause: str) -> None:
     sys.exit(1)
 
 
+def julias_in_path() -> list[tuple[Path, Any]]:
+    """Every julia in PATH with its version (as juliapkg compares them), in PATH's order, each only once."""
+    found: dict[Path, tuple[Path, Any]] = {}
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        exe = shutil.which("julia", path=folder) if folder else None
+        if exe is not None and Path(exe).resolve() not in found:
+            version = _version(exe)
+            if version is not None:
+                found[Path(exe).resolve()] = (Path(exe), version)
+    return list(found.values())
+
+
+def _version(exe: str) -> Any:
+    from juliapkg.find_julia import julia_version as version
+
+    return version(exe)
+
+
+def _network_reason(error: Any) -> str:
+    said = str(getattr(error, "reason", error))
+    if hasattr(error, "code"):
+        return f"the server of {error.url} answered {error.code} ({said}){_proxy()}"
+    return f"no network ({said}){_proxy()}"
+
+
+def _proxy() -> str:
+    """The proxy in use, or how to name one; without a password that may be in it."""
+    import urllib.request
+
+    proxy = urllib.request.getproxies().get("https")
+    if proxy is None:
+        return ", or a proxy is needed: export https_proxy=http://HOST:PORT"
+    return f", through the proxy {re.sub(r'//[^/@]*@', '//', proxy)} (https_proxy)"
+
+
 def precompile(location: JuliaLocation, say: Say, limit: float) -> None:
     """Compile the Julia packages once, so that later sessions only load them.
 
     Raises:
-        EngineUnavailable: a package does not load, or the time limit has passed.
+        EngineUnavailable: a package does not load, Julia cannot write its depot, or the time limit has passed.
     """
+    read_only = read_only_depot(location)
+    if read_only:
+        raise EngineUnavailable(read_only)
     say("precompiling the Julia packages (once; about ten minutes on two cores, seconds when done already)")
     environment = julia_environment(location)
     names = [package.name for package in needed_packages()]
