@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyjode.door import door
 from pyjode.errors import InputError
 from pyjode.sensealgs import SenseAlg
 from pyjode.solve import ODEProblem, solve
@@ -21,7 +22,7 @@ class NeuralODE(nn.Module):
 
     Args:
         f: the dynamics, ``f(t, y)``; a module's parameters become this layer's.
-        t: the time span ``(t0, t1)``, or save times of shape ``(T,)``.
+        t: the time span ``(t0, t1)``, or save times of shape ``(T,)`` (learned, if they are an ``nn.Parameter``).
         method: the solver (see :func:`pyjode.methods`).
         sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`).
         options: further keyword arguments of :func:`pyjode.solve`: ``rtol``, ``atol``, ``dt``, ``adaptive``,
@@ -45,13 +46,14 @@ class NeuralODE(nn.Module):
         self.method = method
         self.sensealg = sensealg
         self.options = options
-        times = torch.as_tensor(t, dtype=torch.float64)
+        times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
         if times.ndim != 1 or len(times) < 2:
             raise InputError(f"t must be a time span (t0, t1) or save times of shape (T,), not {t!r}")
         self.returns_trajectory = isinstance(t, Tensor)
-        # A buffer would be cast by .to(dtype); times stay float64.
+        # A buffer would be cast by .to(dtype) and be in the state_dict; times are neither weights nor activations.
         self.t = times
 
+    @door
     def forward(self, y0: Any, t: Tensor | None = None) -> Any:
         """Solve from ``y0``.
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Request, StepControl, cpu_times
 from pyjode.errors import InputError, UnsupportedError
@@ -20,6 +21,7 @@ from pyjode.state import StateLayout
 _OPTIONS = {"step_size", "first_step", "min_step", "max_step", "max_num_steps"}
 
 
+@door
 def odeint(
     func: Callable[..., Any],
     y0: Any,
@@ -64,6 +66,7 @@ def odeint(
     return _solve(chosen, replace(request, adjoint=adjoint), y0, times)
 
 
+@door
 def odeint_adjoint(
     func: Callable[..., Any],
     y0: Any,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
@@ -47,6 +48,7 @@ class ODEProblem:
     params: nn.Module | Iterable[Tensor] | None = None
 
 
+@door
 def solve(
     problem: ODEProblem,
     method: str | None = None,

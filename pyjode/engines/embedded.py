@@ -10,6 +10,7 @@ import torchdiffeq
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
 from pyjode.engines.request import Answer, Request
 from pyjode.errors import UnsupportedError
 from pyjode.rhs import build_rhs
@@ -32,6 +33,7 @@ class EmbeddedEngine:
         Raises:
             UnsupportedError: the method, the sensealg or an option is one that only Julia has.
         """
+        refuse_forward_mode()
         method = request.method.torchdiffeq_name
         if method is None:
             raise UnsupportedError(
@@ -108,7 +110,7 @@ def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) 
         params = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way="eager").params
 
     def solve(f: nn.Module, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
-        return torchdiffeq.odeint_adjoint(
+        us = torchdiffeq.odeint_adjoint(
             f,
             u0,
             ts,
@@ -118,6 +120,8 @@ def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) 
             adjoint_params=tuple(params),
             **arguments,
         )
+        # torchdiffeq's own backward gives a gradient without a graph there, in silence.
+        return FirstDerivativeOnly.apply(us)
 
     return solve
 
@@ -185,9 +189,14 @@ class _FlatFunction(nn.Module):
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
         self.nf += 1
         self.raised = True
-        dy = self.f(t, self.layout.unflatten(u))
+        dy = self._call(t, self.layout.unflatten(u))
         self.raised = False
         return self.layout.flatten_derivative(dy)
+
+    @without_autocast
+    def _call(self, t: Tensor, y: Any) -> Any:
+        """f; torchdiffeq's adjoint calls it in a backward pass too, where the user's autocast may be on."""
+        return self.f(t, y)
 
     def t_reached(self, ts: Tensor) -> float:
         return float(ts[-1].detach())

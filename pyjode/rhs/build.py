@@ -349,6 +349,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _failure_reason(e: Exception) -> str:
     text = str(e)
+    if "dynamo-optimized" in text:
+        return "f is compiled by torch.compile, which cannot be traced: pass f as it was before"
     if "get value out of a tracing tensor" in text or "data-dependent" in text.lower():
         return "f takes a value out of a tensor (an if on a tensor, item() or float()), which a graph cannot follow"
     return f"torch could not trace f ({type(e).__name__}: {_first_line(e)})"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyjode.door import door
 from pyjode.rhs.build import build_rhs
 from pyjode.rhs.closure import module_params, name_of
 from pyjode.rhs.graphs import operator_counts
@@ -49,6 +50,7 @@ class Explanation:
         return "\n".join(lines)
 
 
+@door
 def explain(
     f: Callable[[Tensor, Any], Any],
     y0: Any,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_second_derivative, without_autocast
 from pyjode.engines.julia.bound import bound_function
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
@@ -39,6 +40,7 @@ class JuliaEngine:
         """
         if u0.device.type != "cpu":
             raise UnsupportedError(f"y0 is on {u0.device}; the Julia engine takes states on the CPU: y0.cpu()")
+        refuse_forward_mode()
         y0 = request.layout.unflatten(u0.detach())
         rhs = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way)
         params = rhs.params
@@ -227,12 +229,10 @@ class _Differentiable(torch.autograd.Function):
         return solve.forward(u0, ts, dense=True)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise UnsupportedError(
-                "second derivatives through a solve (create_graph=True) are not available on the Julia engine; "
-                'engine="torchdiffeq" with odeint has them'
-            )
+        refuse_second_derivative()
+        refuse_batched_backward()
         u0, ts, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
