@@ -34,6 +34,7 @@ def odeint(
     event_fn: Callable[..., Any] | None = None,
     sensealg: str | SenseAlg | None = None,
     engine: str | None = None,
+    progress: bool | Callable[[float], Any] = False,
 ) -> Any:
     """Solve dy/dt = func(t, y), y(t[0]) = y0.
 
@@ -50,6 +51,7 @@ def odeint(
         sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
             method is an explicit Runge-Kutta one, as torchdiffeq does.
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``.
+        progress: ``True`` shows how much of the time span is done, in a bar; or a function of that fraction.
 
     Returns:
         The states at ``t``: the nest that ``y0`` is, each tensor with a leading axis of length ``T``. Differentiable
@@ -63,7 +65,7 @@ def odeint(
     adjoint = adjoint_for(
         chosen, request.method, request.steps, request.layout.dtype, rtol, atol, sensealg, None, None, None
     )
-    return _solve(chosen, replace(request, adjoint=adjoint), y0, times)
+    return _solve(chosen, replace(request, adjoint=adjoint), y0, times, progress)
 
 
 @door
@@ -84,6 +86,7 @@ def odeint_adjoint(
     adjoint_params: Iterable[Tensor] | nn.Module | None = None,
     sensealg: str | SenseAlg | None = None,
     engine: str | None = None,
+    progress: bool | Callable[[float], Any] = False,
 ) -> Any:
     """:func:`odeint` with gradients from a continuous adjoint equation.
 
@@ -91,7 +94,7 @@ def odeint_adjoint(
     needs it, see :mod:`pyjode.trust`); the embedded engine takes torchdiffeq's, which is ``BacksolveAdjoint``.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn, engine: as :func:`odeint`.
+        func, y0, t, rtol, atol, method, options, event_fn, engine, progress: as :func:`odeint`.
         adjoint_rtol, adjoint_atol: tolerances of the adjoint solve; by default the forward ones, tighter for stiff
             methods.
         adjoint_method: its solver; by default the forward one, or one trusted with it.
@@ -131,7 +134,7 @@ def odeint_adjoint(
         params=tensors(adjoint_params, "adjoint_params"),
         exact_params=adjoint_params is not None,
     )
-    return _solve(chosen, request, y0, times)
+    return _solve(chosen, request, y0, times, progress)
 
 
 def _request(
@@ -184,10 +187,10 @@ def _steps(method: Method, options: dict[str, Any], name: str) -> StepControl:
     )
 
 
-def _solve(engine: Engine, request: Request, y0: Any, times: Tensor) -> Any:
+def _solve(engine: Engine, request: Request, y0: Any, times: Tensor, progress: bool | Callable[[float], Any]) -> Any:
     if len(times) == 1:
         # Nothing to solve; the state is still checked and keeps its gradient.
         return request.layout.unflatten(request.layout.flatten(y0)[None])
-    answer = run(engine, request, y0, times)
+    answer = run(engine, request, y0, times, progress)
     raise_on_failure(answer, request)
     return request.layout.unflatten(answer.us)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pyjode import export
 from pyjode.errors import InputError, UnsupportedError
 from pyjode.state import StateLayout
 
@@ -97,3 +98,39 @@ class Solution:
             raise InputError(f"dense output holds between t = {low:.6g} and {high:.6g} only")
         us = self._interpolate(times.reshape(-1))
         return self._layout.unflatten(us if times.ndim == 1 else us[0])
+
+    def plot(self, ax: Any = None, *, points: int | None = None, **style: Any) -> Any:
+        """Draw every entry of the state over time, with matplotlib.
+
+        Args:
+            ax: matplotlib axes to draw in; new ones by default.
+            points: draw the dense output at that many times, instead of the saved states.
+            style: passed to ``ax.plot``.
+
+        Returns:
+            The axes; a notebook shows the figure.
+
+        Raises:
+            UnsupportedError: matplotlib is not installed; or ``points`` without dense output.
+        """
+        return export.plot(self, ax, points=points, **style)
+
+    def to_pandas(self) -> Any:
+        """The saved states as a pandas DataFrame: a row for each time (index ``t``), a column for each entry.
+
+        Columns are called ``y[0]``, ``y[0,1]``, ...; in a nest ``y.a[0]``, where ``a`` is the key or position.
+
+        Raises:
+            UnsupportedError: pandas is not installed.
+        """
+        return export.to_pandas(self)
+
+    def to_xarray(self) -> Any:
+        """The saved states as an xarray Dataset: a variable for each tensor, the first dimension is ``t``.
+
+        ``attrs`` hold the method, the engine, the retcode and the work counts.
+
+        Raises:
+            UnsupportedError: xarray is not installed.
+        """
+        return export.to_xarray(self)

@@ -15,6 +15,7 @@ from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method, find_method
+from pyjode.progress import reporting
 from pyjode.sensealgs import DiscreteAdjoint, SenseAlg, find_sensealg
 from pyjode.solution import Solution, Stats
 from pyjode.state import StateLayout
@@ -70,6 +71,7 @@ def solve(
     rhs: str = "auto",
     engine: str | None = None,
     throw: bool = True,
+    progress: bool | Callable[[float], Any] = False,
 ) -> Solution:
     """Solve an initial value problem; the solution is differentiable.
 
@@ -95,6 +97,7 @@ def solve(
             :func:`pyjode.explain`).
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``; see :func:`pyjode.set_default_engine`.
         throw: raise where the solver stops early; else return what there is, with its retcode.
+        progress: ``True`` shows how much of the time span is done, in a bar; or a function of that fraction.
 
     Returns:
         The :class:`~pyjode.Solution`.
@@ -127,7 +130,7 @@ def solve(
         dense=dense,
         check_gradient=check_gradient,
     )
-    answer = run(chosen, request, problem.y0, grid)
+    answer = run(chosen, request, problem.y0, grid, progress)
     if throw:
         raise_on_failure(answer, request)
     if saveat is not None:
@@ -135,8 +138,10 @@ def solve(
     return _solution(answer, request, chosen, problem.y0, t0.reshape(1))
 
 
-def run(engine: Engine, request: Request, y0: Any, ts: Tensor) -> Answer:
-    """Check the initial state, flatten it and let the engine solve.
+def run(
+    engine: Engine, request: Request, y0: Any, ts: Tensor, progress: bool | Callable[[float], Any] = False
+) -> Answer:
+    """Check the initial state, flatten it and let the engine solve, telling how far it is.
 
     Raises:
         InputError: NaN or infinity in ``y0``.
@@ -144,7 +149,11 @@ def run(engine: Engine, request: Request, y0: Any, ts: Tensor) -> Answer:
     u0 = request.layout.flatten(y0)
     if not bool(torch.isfinite(u0.detach()).all()):
         raise InputError("y0 holds NaN or infinite entries")
-    return engine.solve(request, u0, ts)
+    if progress is False:
+        return engine.solve(request, u0, ts)
+    ends = (float(ts[0].detach()), float(ts[-1].detach()))
+    with reporting(progress, *ends, request.method.name) as report, engine.watched(report):
+        return engine.solve(request, u0, ts)
 
 
 def raise_on_failure(answer: Answer, request: Request) -> None:

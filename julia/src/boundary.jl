@@ -119,6 +119,9 @@ function c_eval(code::Cstring)
     end
 end
 
+"Whom right-hand sides tell the time from now on (see `Watcher`); two C_NULL: nobody."
+c_watch(callable::Ptr{Cvoid}, t::Ptr{Float64}) = guarded(() -> (WATCHER.callable = callable; WATCHER.t = t))
+
 "Copy of `MESSAGE`, cut to `size` bytes; returns its full length in bytes."
 function c_message(buffer::Ptr{UInt8}, size::Int)
     bytes = codeunits(MESSAGE[])
@@ -146,6 +149,7 @@ function entry_points()
         "dense_output" => UInt(@cfunction(c_dense_output, Cint, (Int, Ptr{Float64}, Int, Int, Ptr{Cvoid}))),
         "steps" => UInt(@cfunction(c_steps, Cint, (Int, Ptr{Float64}, Ptr{Cvoid}))),
         "release" => UInt(@cfunction(c_release, Cint, (Int,))),
+        "watch" => UInt(@cfunction(c_watch, Cint, (Ptr{Cvoid}, Ptr{Float64}))),
         "eval" => UInt(@cfunction(c_eval, Cint, (Cstring,))),
         "message" => UInt(@cfunction(c_message, Int, (Ptr{UInt8}, Int))),
     )

@@ -43,22 +43,35 @@ end
 const POLL_INTERVAL = UInt64(50_000_000)
 const NEXT_POLL = Ref(UInt64(0))
 
+"Who wants to know how far a solve is: a Python callable, and where it reads the time. C_NULL: nobody."
+mutable struct Watcher
+    callable::Ptr{Cvoid}
+    t::Ptr{Float64}
+end
+const WATCHER = Watcher(C_NULL, C_NULL)
+
 """
-Give Python's signal handlers a chance, at most every 50 ms. Ctrl-C thus ends a solve from inside the right-hand side,
-which every solver and every quadrature of an adjoint calls.
+    poll(t = NaN)
+
+Give Python's signal handlers a chance, at most every 50 ms, and tell the watcher that `t` is reached. Ctrl-C thus ends a
+solve from inside the right-hand side, which every solver and every quadrature of an adjoint calls.
 """
-@inline function poll()
+@inline function poll(t::Float64 = NaN)
     now = time_ns()
-    now < NEXT_POLL[] || check_signals(now)
+    now < NEXT_POLL[] || check_signals(now, t)
     return nothing
 end
 
-@noinline function check_signals(now::UInt64)
+@noinline function check_signals(now::UInt64, t::Float64)
     NEXT_POLL[] = now + POLL_INTERVAL
     PYTHON.check_signals == C_NULL && return nothing
     state = ccall(PYTHON.gil_ensure, Cint, ())
     try
         ccall(PYTHON.check_signals, Cint, ()) == 0 || fetch_and_throw()
+        if WATCHER.callable != C_NULL && !isnan(t)
+            unsafe_store!(WATCHER.t, t)
+            call_python(WATCHER.callable)
+        end
     finally
         ccall(PYTHON.gil_release, Cvoid, (Cint,), state)
     end

@@ -58,7 +58,7 @@ end
 end
 
 @inline function (r::RHS{T})(du, u, p, t) where {T}
-    poll()
+    poll(r.sign * t)
     GC.@preserve du u begin
         r.f(dataptr(du), dataptr(u), r.sign * t)
         flip!(r, dataptr(du), r.n)

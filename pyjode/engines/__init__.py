@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyjode.errors import EngineUnavailable, InputError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # `pyjode setup` passes here, and needs no torch
     from torch import Tensor
 
     from pyjode.engines.request import Answer, Request
+    from pyjode.progress import Report
 
 __all__ = ["ENGINES", "Engine", "choose_engine", "set_default_engine"]
 
@@ -33,6 +35,10 @@ class Engine(Protocol):
 
         The answer's ``us`` are differentiable in ``u0``, ``ts`` and the request's parameters.
         """
+        ...
+
+    def watched(self, report: Report | None) -> AbstractContextManager[None]:
+        """While it lasts, solves call ``report`` with the times they reach, now and then."""
         ...
 
 

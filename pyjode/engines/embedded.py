@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,9 +15,13 @@ from torch import Tensor, nn
 from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
 from pyjode.engines.request import Answer, Request
 from pyjode.errors import UnsupportedError
+from pyjode.progress import Report
 from pyjode.rhs import build_rhs
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint
 from pyjode.state import StateLayout
+
+# Asked for at each evaluation; a solve's backward pass comes after and reports nothing.
+_report: ContextVar[Report | None] = ContextVar("_report", default=None)
 
 
 class EmbeddedEngine:
@@ -26,6 +32,15 @@ class EmbeddedEngine:
     """
 
     name = "torchdiffeq"
+
+    @contextlib.contextmanager
+    def watched(self, report: Report | None) -> Iterator[None]:
+        """See :class:`pyjode.engines.Engine`."""
+        token = _report.set(report)
+        try:
+            yield
+        finally:
+            _report.reset(token)
 
     def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
         """See :class:`pyjode.engines.Engine`.
@@ -188,6 +203,9 @@ class _FlatFunction(nn.Module):
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
         self.nf += 1
+        report = _report.get()
+        if report is not None:
+            report(float(t.detach()))
         self.raised = True
         dy = self._call(t, self.layout.unflatten(u))
         self.raised = False

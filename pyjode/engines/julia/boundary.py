@@ -6,10 +6,12 @@ tensors); Julia memory is seen by torch in place during a callback. One thread a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, byref, c_char_p, c_double, c_int, c_int64, c_void_p
 from typing import Any
 
@@ -70,6 +72,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "steps": (c_int64, c_void_p, c_void_p),
     "release": (c_int64,),
     "eval": (c_char_p,),
+    "watch": (c_void_p, c_void_p),
 }
 _OK, _PYTHON_RAISED, _UNSUPPORTED = 0, 1, 3
 
@@ -151,6 +154,28 @@ class Gate:
         with self._lock:
             self.call("eval", code.encode())
             return self.message()
+
+    @contextlib.contextmanager
+    def watched(self, report: Callable[[float], None] | None) -> Iterator[None]:
+        """While it lasts, right-hand sides have ``report`` called with the time, at most every 50 ms.
+
+        What it raises ends the solve. One at a time: other threads wait to solve.
+        """
+        if report is None:
+            yield
+            return
+        t = c_double()
+
+        def read() -> int:
+            report(t.value)
+            return 1
+
+        with self._lock:
+            self.call("watch", id(read), ctypes.addressof(t))
+            try:
+                yield
+            finally:
+                self.call("watch", None, None)
 
     def locked(self) -> threading.RLock:
         """The lock, for a call and the reading of its message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from contextlib import AbstractContextManager
 from ctypes import byref
 from dataclasses import replace
 from math import nan
@@ -19,6 +20,7 @@ from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs,
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
+from pyjode.progress import Report
 from pyjode.rhs import build_rhs
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 from pyjode.trust import UntrustedGradient
@@ -30,6 +32,10 @@ class JuliaEngine:
     """Solves with DifferentialEquations.jl in this process."""
 
     name = "julia"
+
+    def watched(self, report: Report | None) -> AbstractContextManager[None]:
+        """See :class:`pyjode.engines.Engine`."""
+        return gate().watched(report)
 
     def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
         """See :class:`pyjode.engines.Engine`.
