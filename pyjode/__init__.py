@@ -16,6 +16,8 @@ from pyjode._version import __version__
 if TYPE_CHECKING:
     from pyjode.engines import set_default_engine
     from pyjode.errors import EngineUnavailable, InputError, PyjodeError, SolverError, UnsupportedError
+    from pyjode.flow import CNF
+    from pyjode.integrals import WithIntegrals
     from pyjode.methods import methods
     from pyjode.neural import NeuralODE
     from pyjode.odeint import odeint, odeint_adjoint
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pyjode.solve import ODEProblem, solve
 
 __all__ = [
+    "CNF",
     "BacksolveAdjoint",
     "DiscreteAdjoint",
     "EngineUnavailable",
@@ -46,6 +49,7 @@ __all__ = [
     "Solution",
     "SolverError",
     "UnsupportedError",
+    "WithIntegrals",
     "__version__",
     "explain",
     "methods",
@@ -58,6 +62,8 @@ __all__ = [
 _HOMES = {
     "engines": ("set_default_engine",),
     "errors": ("EngineUnavailable", "InputError", "PyjodeError", "SolverError", "UnsupportedError"),
+    "flow": ("CNF",),
+    "integrals": ("WithIntegrals",),
     "methods": ("methods",),
     "neural": ("NeuralODE",),
     "odeint": ("odeint", "odeint_adjoint"),

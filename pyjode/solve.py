@@ -335,7 +335,8 @@ def _differentiable_dense_output(engine: Engine, request: Request, y0: Any, t0: 
 
 
 def _time(t: float | Tensor, name: str) -> Tensor:
-    value = torch.as_tensor(t)
+    # Numbers as float64: torch's default would round 0.7.
+    value = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if value.numel() != 1 or value.is_complex():
         raise InputError(f"{name} holds {t!r}; a time is one real number")
     value = cpu_times(value.reshape(()))
@@ -351,7 +352,8 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
     if saveat is None:
         return torch.stack([t0, t1]), slice(None)
     direction = 1.0 if bool(t1.detach() > t0.detach()) else -1.0
-    times = cpu_times(torch.as_tensor(saveat if isinstance(saveat, Tensor | float | int) else list(saveat)))
+    given = saveat if isinstance(saveat, Tensor | float | int) else list(saveat)
+    times = cpu_times(given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64))
     if times.ndim == 0:
         step = float(times.detach())
         if not step > 0:

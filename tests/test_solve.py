@@ -158,3 +158,8 @@ def test_neural_ode(engine):
     assert torch.allclose(end, truth, rtol=1e-7)
     end.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
+
+
+def test_times_given_as_numbers_are_not_rounded(engine):
+    solution = solve(ODEProblem(lambda t, y: y, torch.ones(1), (0.0, 0.7)), saveat=[0.1, 0.7], engine=engine)
+    assert solution.ts.tolist() == [0.1, 0.7]
