@@ -16,11 +16,13 @@ from pyjode._version import __version__
 if TYPE_CHECKING:
     from pyjode.engines import set_default_engine
     from pyjode.errors import EngineUnavailable, InputError, PyjodeError, SolverError, UnsupportedError
+    from pyjode.events import Event
     from pyjode.flow import CNF
     from pyjode.integrals import WithIntegrals
     from pyjode.methods import methods
     from pyjode.neural import NeuralODE
     from pyjode.odeint import odeint, odeint_adjoint
+    from pyjode.odeint_event import odeint_event
     from pyjode.rhs.explain import explain
     from pyjode.sensealgs import (
         BacksolveAdjoint,
@@ -38,6 +40,7 @@ __all__ = [
     "BacksolveAdjoint",
     "DiscreteAdjoint",
     "EngineUnavailable",
+    "Event",
     "GaussAdjoint",
     "GaussKronrodAdjoint",
     "InputError",
@@ -55,6 +58,7 @@ __all__ = [
     "methods",
     "odeint",
     "odeint_adjoint",
+    "odeint_event",
     "set_default_engine",
     "solve",
 ]
@@ -62,11 +66,13 @@ __all__ = [
 _HOMES = {
     "engines": ("set_default_engine",),
     "errors": ("EngineUnavailable", "InputError", "PyjodeError", "SolverError", "UnsupportedError"),
+    "events": ("Event",),
     "flow": ("CNF",),
     "integrals": ("WithIntegrals",),
     "methods": ("methods",),
     "neural": ("NeuralODE",),
     "odeint": ("odeint", "odeint_adjoint"),
+    "odeint_event": ("odeint_event",),
     "rhs.explain": ("explain",),
     "sensealgs": (
         "BacksolveAdjoint",

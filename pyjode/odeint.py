@@ -13,6 +13,7 @@ from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Request, StepControl, cpu_times
 from pyjode.errors import InputError, UnsupportedError
+from pyjode.event_fn import solve_to_event
 from pyjode.methods import Method, find_method
 from pyjode.sensealgs import BacksolveAdjoint, SenseAlg
 from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, step_control, tensors, tolerances
@@ -47,7 +48,8 @@ def odeint(
         method: a name of torchdiffeq (``"dopri5"``, the default) or of OrdinaryDiffEq.jl (``"Rodas5P"``).
         options: ``step_size`` (fixed-step methods; without it they step from one entry of ``t`` to the next),
             ``first_step``, ``min_step``, ``max_step``, ``max_num_steps``.
-        event_fn: not yet available; raises UnsupportedError.
+        event_fn: ``event_fn(t, y)``, a tensor; the solve ends where one of its numbers crosses zero. Then ``t`` has
+            two entries of which the second only tells the direction. See :func:`pyjode.odeint_event`.
         sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
             method is an explicit Runge-Kutta one, as torchdiffeq does.
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``.
@@ -55,7 +57,8 @@ def odeint(
 
     Returns:
         The states at ``t``: the nest that ``y0`` is, each tensor with a leading axis of length ``T``. Differentiable
-        in ``y0``, every parameter of ``func`` and ``t``.
+        in ``y0``, every parameter of ``func`` and ``t``. With ``event_fn``: the event's time, shape ``()``, and the
+        states at ``t[0]`` and at the event; differentiable also in what ``event_fn`` depends on.
 
     Raises:
         InputError, SolverError, UnsupportedError, EngineUnavailable: as :func:`pyjode.solve`.
@@ -65,7 +68,7 @@ def odeint(
     adjoint = adjoint_for(
         chosen, request.method, request.steps, request.layout.dtype, rtol, atol, sensealg, None, None, None
     )
-    return _solve(chosen, replace(request, adjoint=adjoint), y0, times, progress)
+    return _solve(chosen, replace(request, adjoint=adjoint), y0, times, event_fn, t, progress)
 
 
 @door
@@ -134,7 +137,7 @@ def odeint_adjoint(
         params=tensors(adjoint_params, "adjoint_params"),
         exact_params=adjoint_params is not None,
     )
-    return _solve(chosen, request, y0, times, progress)
+    return _solve(chosen, request, y0, times, event_fn, t, progress)
 
 
 def _request(
@@ -147,8 +150,6 @@ def _request(
     options: dict[str, Any] | None,
     event_fn: Callable[..., Any] | None,
 ) -> tuple[Request, Tensor]:
-    if event_fn is not None:
-        raise UnsupportedError("event_fn is not available yet; torchdiffeq.odeint_event has it")
     if not callable(func):
         raise InputError(f"func is {type(func).__name__}, which cannot be called as func(t, y)")
     if not isinstance(t, Tensor):
@@ -156,6 +157,8 @@ def _request(
     if not t.is_floating_point():
         raise InputError(f"t has dtype {t.dtype}; times are floating point numbers: t.to(torch.float64)")
     check_monotonic(t, "t")
+    if event_fn is not None and len(t) != 2:
+        raise InputError(f"with event_fn t has two entries, t0 and any other on the side to go to; it has {len(t)}")
     layout = StateLayout.of(y0)
     found = find_method(method or "dopri5")
     request = Request(
@@ -187,7 +190,17 @@ def _steps(method: Method, options: dict[str, Any], name: str) -> StepControl:
     )
 
 
-def _solve(engine: Engine, request: Request, y0: Any, times: Tensor, progress: bool | Callable[[float], Any]) -> Any:
+def _solve(
+    engine: Engine,
+    request: Request,
+    y0: Any,
+    times: Tensor,
+    event_fn: Callable[..., Any] | None,
+    t: Tensor,
+    progress: bool | Callable[[float], Any],
+) -> Any:
+    if event_fn is not None:
+        return solve_to_event(engine, request, y0, times, event_fn, t, progress)
     if len(times) == 1:
         # Nothing to solve; the state is still checked and keeps its gradient.
         return request.layout.unflatten(request.layout.flatten(y0)[None])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyjode import export
 from pyjode.errors import InputError, UnsupportedError
+from pyjode.events import EventLog
 from pyjode.state import StateLayout
 
 
@@ -55,6 +56,7 @@ class Solution:
         retcode: SciML return code: ``"Success"``, or why the solve stopped (only with ``throw=False``).
         t_reached: the last time the solver reached.
         engine, method: names of what solved it.
+        events: the events that happened, where ``events=`` was given.
     """
 
     ts: Float64[Tensor, " T"]
@@ -66,11 +68,13 @@ class Solution:
     method: str
     _layout: StateLayout = field(repr=False)
     _interpolate: Callable[[Tensor], Tensor] | None = field(repr=False, default=None)
+    events: EventLog | None = None
+    _t_start: float | None = field(repr=False, default=None)
 
     @property
     def success(self) -> bool:
-        """Whether the solve reached the end of its time span."""
-        return self.retcode == "Success"
+        """Whether the solve reached the end of its time span, or a terminal event."""
+        return self.retcode in ("Success", "Terminated")
 
     def __call__(self, t: float | Tensor) -> Any:
         """Dense output: the state at any time of the solved span, by the method's own interpolant.
@@ -92,7 +96,8 @@ class Solution:
         times = torch.as_tensor(t, dtype=torch.float64)
         if times.ndim > 1:
             raise InputError(f"dense output takes a time or times of shape (m,), not {tuple(times.shape)}")
-        low, high = sorted((float(self.ts[0].detach()), self.t_reached))
+        start = float(self.ts[0].detach()) if self._t_start is None else self._t_start
+        low, high = sorted((start, self.t_reached))
         outside = (times.detach() < low) | (times.detach() > high) | times.detach().isnan()
         if bool(outside.any()):
             raise InputError(f"dense output holds between t = {low:.6g} and {high:.6g} only")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +15,10 @@ from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
+from pyjode.events import Event, checked_events
 from pyjode.methods import Method, find_method
 from pyjode.progress import reporting
+from pyjode.segments import Chain, Segment, solve_chain
 from pyjode.sensealgs import DiscreteAdjoint, SenseAlg, find_sensealg
 from pyjode.solution import Solution, Stats
 from pyjode.state import StateLayout
@@ -72,6 +75,8 @@ def solve(
     engine: str | None = None,
     throw: bool = True,
     progress: bool | Callable[[float], Any] = False,
+    events: Event | Iterable[Event] = (),
+    max_events: int = 1000,
 ) -> Solution:
     """Solve an initial value problem; the solution is differentiable.
 
@@ -97,6 +102,11 @@ def solve(
             :func:`pyjode.explain`).
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``; see :func:`pyjode.set_default_engine`.
         throw: raise where the solver stops early; else return what there is, with its retcode.
+        events: what happens where the solution makes a condition zero (see :class:`pyjode.Event`): changes of the
+            state, an early end. A save time that is an event's has the state before it, and so has dense output;
+            without ``saveat`` both sides of every event are saved. An event that ends the solve leaves out later save
+            times (retcode ``"Terminated"``, which is a success).
+        max_events: most events; more raise SolverError.
         progress: ``True`` shows how much of the time span is done, in a bar; or a function of that fraction.
 
     Returns:
@@ -130,11 +140,20 @@ def solve(
         dense=dense,
         check_gradient=check_gradient,
     )
-    answer = run(chosen, request, problem.y0, grid, progress)
+    happening = checked_events(events)
+    if happening:
+        u0 = checked_state(request, problem.y0)
+        with watched(chosen, request, grid, progress):
+            chain = solve_chain(chosen, request, happening, u0, grid, max_events=max_events)
+        answer = chain.answer
+    else:
+        answer = run(chosen, request, problem.y0, grid, progress)
     if throw:
         raise_on_failure(answer, request)
     if saveat is not None:
         answer = replace(answer, ts=answer.ts[saved], us=answer.us[saved])
+    if happening:
+        return _chain_solution(chain, answer, request, chosen)
     return _solution(answer, request, chosen, problem.y0, t0.reshape(1))
 
 
@@ -146,14 +165,31 @@ def run(
     Raises:
         InputError: NaN or infinity in ``y0``.
     """
+    u0 = checked_state(request, y0)
+    if progress is False:
+        return engine.solve(request, u0, ts)
+    with watched(engine, request, ts, progress):
+        return engine.solve(request, u0, ts)
+
+
+@contextmanager
+def watched(engine: Engine, request: Request, ts: Tensor, progress: bool | Callable[[float], Any]) -> Iterator[None]:
+    """Solves in it tell ``progress`` how far on the way from ``ts[0]`` to ``ts[-1]`` they are."""
+    ends = (float(ts[0].detach()), float(ts[-1].detach()))
+    with reporting(progress, *ends, request.method.name) as report, engine.watched(report):
+        yield
+
+
+def checked_state(request: Request, y0: Any) -> Tensor:
+    """The initial state as a flat vector ``(n,)``.
+
+    Raises:
+        InputError: NaN or infinity in it.
+    """
     u0 = request.layout.flatten(y0)
     if not bool(torch.isfinite(u0.detach()).all()):
         raise InputError("y0 holds NaN or infinite entries")
-    if progress is False:
-        return engine.solve(request, u0, ts)
-    ends = (float(ts[0].detach()), float(ts[-1].detach()))
-    with reporting(progress, *ends, request.method.name) as report, engine.watched(report):
-        return engine.solve(request, u0, ts)
+    return u0
 
 
 def raise_on_failure(answer: Answer, request: Request) -> None:
@@ -314,6 +350,44 @@ def _solution(answer: Answer, request: Request, engine: Engine, y0: Any, t0: Ten
         _layout=layout,
         _interpolate=interpolate,
     )
+
+
+def _chain_solution(chain: Chain, answer: Answer, request: Request, engine: Engine) -> Solution:
+    """The solution of a solve with events; its dense output asks the segments."""
+    layout = request.layout
+    starts = torch.stack([s.t0.detach() for s in chain.segments]) if chain.segments else torch.empty(0)
+    ends = [s.t_end for s in chain.segments]
+    sign = -1.0 if ends and ends[-1] < float(starts[0]) else 1.0
+
+    def interpolate(times: Tensor) -> Tensor:
+        # At an event's time the segment before it answers: the first that ends there or later.
+        which = torch.searchsorted(sign * torch.tensor(ends, dtype=torch.float64), sign * times.detach())
+        which = which.clamp(max=len(ends) - 1)
+        out = torch.empty(len(times), layout.n, dtype=layout.dtype, device=layout.device)
+        for i in which.unique().tolist():
+            mine = (which == i).nonzero()[:, 0]
+            out = out.index_copy(0, mine, _segment_dense_output(engine, request, chain.segments[i], times[mine]))
+        return out
+
+    available = bool(chain.segments) and all(s.answer.interpolate is not None for s in chain.segments)
+    solution = _solution(replace(answer, interpolate=None), request, engine, None, answer.ts)
+    # Where the first event is at t0 and terminal, nothing was solved.
+    start = float(chain.segments[0].t0.detach()) if chain.segments else solution.t_reached
+    return replace(
+        solution,
+        events=chain.log(layout),
+        _interpolate=interpolate if available else None,
+        _t_start=start,
+    )
+
+
+def _segment_dense_output(engine: Engine, request: Request, segment: Segment, times: Tensor) -> Tensor:
+    answer = segment.answer
+    assert answer.interpolate is not None
+    if not (answer.us.requires_grad and engine.name == "julia"):
+        return answer.interpolate(times)
+    y0 = request.layout.unflatten(segment.u0)
+    return _differentiable_dense_output(engine, request, y0, segment.t0.reshape(1), times)
 
 
 def _differentiable_dense_output(engine: Engine, request: Request, y0: Any, t0: Tensor, times: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `pyjode setup` passes here, and needs no torch
     from jaxtyping import Float, Float64
     from torch import Tensor
 
+    from pyjode.engines.crossings import Crossings
     from pyjode.engines.request import Answer, Request
     from pyjode.progress import Report
 
@@ -39,6 +40,18 @@ class Engine(Protocol):
 
     def watched(self, report: Report | None) -> AbstractContextManager[None]:
         """While it lasts, solves call ``report`` with the times they reach, now and then."""
+        ...
+
+    def solve_until(
+        self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], crossings: Crossings
+    ) -> tuple[Answer, tuple[int, ...]]:
+        """:meth:`solve`, but only to the first crossing; ``ts[-1]`` may be infinite.
+
+        Returns:
+            The answer, and which values crossed zero. If any did, the answer's last time is the crossing's, those
+            before it are the times of ``ts`` that it has passed; the states are differentiable with the crossing's
+            time held fixed.
+        """
         ...
 
 

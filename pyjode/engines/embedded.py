@@ -13,6 +13,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
+from pyjode.engines.crossings import Crossings
+from pyjode.engines.embedded_events import find_crossing, solve_to_crossing
 from pyjode.engines.request import Answer, Request
 from pyjode.errors import UnsupportedError
 from pyjode.progress import Report
@@ -49,6 +51,12 @@ class EmbeddedEngine:
             UnsupportedError: the method, the sensealg or an option is one that only Julia has.
         """
         refuse_forward_mode()
+        f, arguments = self._prepared(request)
+        solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
+        return self._answer(request, f, solver, u0, ts, arguments)
+
+    def _prepared(self, request: Request) -> tuple[_FlatFunction, dict[str, Any]]:
+        """f and the arguments of torchdiffeq's solvers."""
         method = request.method.torchdiffeq_name
         if method is None:
             raise UnsupportedError(
@@ -62,14 +70,47 @@ class EmbeddedEngine:
         if request.rhs_way in ("native", "traced"):
             raise UnsupportedError(f"rhs={request.rhs_way!r} is the Julia engine's; the embedded engine calls f itself")
         f = (_AdaptiveFunction if request.steps.adaptive else _FlatFunction)(request.f, request.layout)
-        solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
-        arguments = {
+        return f, {
             "rtol": request.tolerances.rtol,
             "atol": request.tolerances.atol,
             "method": method,
             "options": _options(request),
         }
-        return self._answer(request, f, solver, u0, ts, arguments)
+
+    def solve_until(
+        self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], crossings: Crossings
+    ) -> tuple[Answer, tuple[int, ...]]:
+        """See :class:`pyjode.engines.Engine`. torchdiffeq's search, then Newton's method to rounding.
+
+        Raises:
+            UnsupportedError: as :meth:`solve`; or a tolerance for each entry, which torchdiffeq's search cannot have.
+        """
+        f, arguments = self._prepared(request)
+        rtol, atol = request.tolerances.rtol, request.tolerances.atol
+        if isinstance(rtol, Tensor) or isinstance(atol, Tensor):
+            raise UnsupportedError(
+                "events with a tolerance for each entry need the Julia engine (set it up with: pyjode setup)"
+            )
+
+        def integrate(u: Tensor, t: Tensor, event_fn: Callable[..., Any]) -> Any:
+            return torchdiffeq.odeint(f, u, t, event_fn=event_fn, **arguments)
+
+        try:
+            found = find_crossing(integrate, request, u0, ts, crossings, atol)
+        except (AssertionError, RuntimeError) as error:
+            retcode = _retcode(str(error))
+            if retcode is None or f.raised:
+                raise
+            nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype)
+            return Answer(ts, nothing, False, retcode, f.t_reached(ts), f.stats()), ()
+        fired: tuple[int, ...] = ()
+        if found.index is None:
+            answer = self.solve(request, u0, ts)
+        else:
+            answer = solve_to_crossing(self.solve, request, u0, ts, crossings, found)
+            fired = (found.index,) if answer.success else ()
+        answer.stats = {name: n + f.stats().get(name, 0) for name, n in (answer.stats or f.stats()).items()}
+        return answer, fired
 
     def _answer(
         self,
@@ -182,7 +223,7 @@ def _largest_leaf_rms(layout: StateLayout) -> Callable[[Tensor], Tensor]:
 
 
 def _retcode(message: str) -> str | None:
-    if "max_num_steps" in message:
+    if "max_num_steps" in message or "maximum number of iterations" in message:
         return "MaxIters"
     if "underflow in dt" in message:
         return "DtLessThanMin"

@@ -47,6 +47,7 @@ def build_rhs(
     *,
     params: Iterable[Any] | nn.Module | None = None,
     way: str = "auto",
+    layout: StateLayout | None = None,
 ) -> RightHandSide:
     """The right-hand side of ``f`` for states like ``y0``.
 
@@ -62,6 +63,7 @@ def build_rhs(
         t0: initial time.
         params: tensors that need gradients besides those that are found, or a module.
         way: ``"auto"`` (the first that is possible of the following), ``"native"``, ``"traced"`` or ``"eager"``.
+        layout: of ``y0``, where f returns something else than a derivative (condition.py).
 
     Raises:
         InputError: y0, params or what f returns cannot be used.
@@ -72,7 +74,7 @@ def build_rhs(
         raise InputError(f"f is {type(f).__name__}, which cannot be called; it is a function or module f(t, y)")
     if way not in ("auto", *_WAYS):
         raise InputError(f"way={way!r}; it is one of 'auto', {', '.join(map(repr, _WAYS))}")
-    layout = StateLayout.of(y0)
+    layout = layout or StateLayout.of(y0)
     explicit = explicit_params(params)
     key = (layout, way, tuple(map(id, explicit)))
     with _LOCK:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_second_derivative, without_autocast
+from pyjode.engines.crossings import Crossings
 from pyjode.engines.julia.bound import bound_function
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
@@ -68,6 +69,12 @@ class JuliaEngine:
         else:
             us = solve.forward(u0, ts, dense=request.dense)
         return solve.answer(ts, us)
+
+    def solve_until(
+        self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], crossings: Crossings
+    ) -> tuple[Answer, tuple[int, ...]]:
+        """See :class:`pyjode.engines.Engine`."""
+        raise UnsupportedError('events are not on the Julia engine yet: pass engine="torchdiffeq"')
 
 
 class _Solve:
