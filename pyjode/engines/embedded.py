@@ -121,17 +121,18 @@ class EmbeddedEngine:
         ts: Tensor,
         arguments: dict[str, Any],
     ) -> Answer:
+        grid = ts.to(u0.device)
         try:
-            us = solver(f, u0, ts, **arguments)
+            us = solver(f, u0, grid, **arguments)
         except AssertionError as error:
             retcode = _retcode(str(error))
             if retcode is None or f.raised:
                 raise
-            nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype)
+            nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype, device=u0.device)
             return Answer(ts, nothing, False, retcode, f.t_reached(ts), f.stats())
 
         def interpolate(times: Tensor) -> Tensor:
-            return _at_times(lambda grid: solver(f, u0, grid, **arguments), ts[0], times)
+            return _at_times(lambda at: solver(f, u0, at, **arguments), grid[0], times.to(u0.device))
 
         finite = bool(torch.isfinite(us.detach()).all())
         return Answer(

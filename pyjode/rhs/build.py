@@ -58,7 +58,8 @@ def build_rhs(
     Later calls do not call f while everything the graph depends on is unchanged (guards.py).
 
     Args:
-        f: any callable or module, ``f(t, y) -> dy/dt``; ``t`` is a tensor of shape ``()``.
+        f: any callable or module, ``f(t, y) -> dy/dt``; ``t`` is a tensor of shape ``()``. Or a right-hand side, which
+            is its own.
         y0: tensor or nest of tensors.
         t0: initial time.
         params: tensors that need gradients besides those that are found, or a module.
@@ -70,6 +71,8 @@ def build_rhs(
         UnsupportedError: the way asked for is impossible for this f; the message says why.
         Exception: whatever f raises.
     """
+    if isinstance(f, RightHandSide):
+        return f
     if not callable(f):
         raise InputError(f"f is {type(f).__name__}, which cannot be called; it is a function or module f(t, y)")
     if way not in ("auto", *_WAYS):
@@ -153,6 +156,11 @@ class _Attempt:
         entry = self.traced(refusal)
         traced = entry.recipe(self.f)
         assert isinstance(traced, TracedRHS)
+        elsewhere = next(
+            (x.device for x in (self.u, *traced.params, *traced.constants) if x.device.type != "cpu"), None
+        )
+        if elsewhere is not None:
+            raise _Refused(f"f works on {elsewhere}, and stays there")
         try:
             native = NativeRHS(traced)
         except NotLowerable as e:

@@ -182,7 +182,7 @@ class EagerRHS(RightHandSide):
                 (rows,) = torch.autograd.grad(
                     out, x, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
                 )
-                return torch.zeros(len(cotangents), *x.shape, dtype=x.dtype) if rows is None else rows.contiguous()
+                return x.new_zeros(len(cotangents), *x.shape) if rows is None else rows.contiguous()
             except RuntimeError:  # an operator that vmap cannot batch
                 self._batched_backward = False
         return torch.stack([_grads(out, (x,), v)[0] for v in cotangents])

@@ -17,9 +17,9 @@ _VIEWS_KEPT = 64
 
 
 def parameter_gradients(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
-    """A flat gradient (as Julia computes it) as tensors shaped and typed like the parameters."""
+    """A flat gradient (as Julia computes it) as tensors of the parameters' shapes, dtypes and devices."""
     parts = flat.split([p.numel() for p in params])
-    return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, params, strict=True)]
+    return [part.view(p.shape).to(p) for part, p in zip(parts, params, strict=True)]
 
 
 class Callbacks:

@@ -18,8 +18,9 @@ from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_sec
 from pyjode.engines.crossings import Crossings
 from pyjode.engines.julia.bound import bound_function
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
+from pyjode.engines.julia.device import solve_from_device
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
-from pyjode.errors import SolverError, SolverFailure, UnsupportedError
+from pyjode.errors import SolverError, SolverFailure
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
@@ -43,10 +44,10 @@ class JuliaEngine:
 
         Raises:
             EngineUnavailable: Julia does not start.
-            UnsupportedError: the state is not on the host.
+            UnsupportedError: what was asked for is beyond the engine.
         """
         if u0.device.type != "cpu":
-            raise UnsupportedError(f"y0 is on {u0.device}; the Julia engine takes states on the CPU: y0.cpu()")
+            return solve_from_device(self, request, u0, ts)
         refuse_forward_mode()
         y0 = request.layout.unflatten(u0.detach())
         rhs = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way)
@@ -206,7 +207,8 @@ def check_gradient(
     """
     random = torch.Generator().manual_seed(0)
     directions = [
-        torch.randn(x.shape, generator=random, dtype=x.dtype) * x.abs().mean().clamp(min=1e-3) for x in (u0, *params)
+        torch.randn(x.shape, generator=random, dtype=x.dtype).to(x.device) * x.abs().mean().clamp(min=1e-3)
+        for x in (u0, *params)
     ]
     step, allowed = (1e-4, 1e-3) if solve.request.layout.dtype == torch.float64 else (1e-2, 5e-2)
     tight = Tolerances(

@@ -1,0 +1,33 @@
+"""States on a GPU: solved on the host, by an f that stays where it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from pyjode.engines import Engine
+from pyjode.engines.request import Answer, Request, Tolerances
+from pyjode.rhs import build_rhs
+from pyjode.rhs.host import on_host
+
+
+def solve_from_device(engine: Engine, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
+    """``engine.solve`` with the state brought to the host and the solution back to the device of ``u0``."""
+    device = u0.device
+    y0 = request.layout.unflatten(u0.detach())
+    rhs = on_host(build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way))
+    tolerances = Tolerances(*(_on_host(x) for x in (request.tolerances.rtol, request.tolerances.atol)))
+    request = replace(request, f=rhs, layout=rhs.layout, tolerances=tolerances)
+    answer = engine.solve(request, u0.to(rhs.layout.device), ts)
+    interpolate = answer.interpolate
+    return replace(
+        answer,
+        us=answer.us.to(device),
+        interpolate=None if interpolate is None else lambda times: interpolate(times).to(device),
+    )
+
+
+def _on_host(tolerance: float | Tensor) -> float | Tensor:
+    return tolerance.cpu() if isinstance(tolerance, Tensor) else tolerance
