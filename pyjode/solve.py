@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +31,8 @@ from pyjode.trust import (
     default_sensealg,
     has_discrete_adjoint,
 )
+
+log = logging.getLogger("pyjode")
 
 _WAYS = ("auto", "native", "traced", "eager")
 
@@ -166,10 +170,15 @@ def run(
         InputError: NaN or infinity in ``y0``.
     """
     u0 = checked_state(request, y0)
-    if progress is False:
+    if progress is False and not log.isEnabledFor(logging.DEBUG):
         return engine.solve(request, u0, ts)
+    started = time.perf_counter()
     with watched(engine, request, ts, progress):
-        return engine.solve(request, u0, ts)
+        answer = engine.solve(request, u0, ts)
+    counts = ", ".join(f"{name} {count}" for name, count in answer.stats.items() if count)
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    log.debug("%s on %s: %s, %s, %.3g ms", request.method.name, engine.name, answer.retcode, counts, milliseconds)
+    return answer
 
 
 @contextmanager

@@ -163,3 +163,13 @@ def test_neural_ode(engine):
 def test_times_given_as_numbers_are_not_rounded(engine):
     solution = solve(ODEProblem(lambda t, y: y, torch.ones(1), (0.0, 0.7)), saveat=[0.1, 0.7], engine=engine)
     assert solution.ts.tolist() == [0.1, 0.7]
+
+
+def test_solves_are_logged_for_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+    problem = ODEProblem(lambda t, y: -y, torch.ones(2), (0.0, 1.0))
+    solve(problem, saveat=0.5, engine="torchdiffeq")
+    assert not caplog.records
+    with caplog.at_level("DEBUG", logger="pyjode"):
+        solution = solve(problem, saveat=0.5, engine="torchdiffeq")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"dopri5 on torchdiffeq: Success, nf {solution.stats.nfe}, naccept ")
