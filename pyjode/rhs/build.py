@@ -29,6 +29,7 @@ from pyjode.rhs.eager import EagerRHS, Recorded, record
 from pyjode.rhs.effects import Watch, static_reason
 from pyjode.rhs.graphs import Untraceable, captured_tensors
 from pyjode.rhs.guards import Guards
+from pyjode.rhs.host import HostRHS
 from pyjode.rhs.interface import RightHandSide
 from pyjode.rhs.lower import NotLowerable
 from pyjode.rhs.native import NativeRHS
@@ -58,8 +59,8 @@ def build_rhs(
     Later calls do not call f while everything the graph depends on is unchanged (guards.py).
 
     Args:
-        f: any callable or module, ``f(t, y) -> dy/dt``; ``t`` is a tensor of shape ``()``. Or a right-hand side, which
-            is its own.
+        f: any callable or module, ``f(t, y) -> dy/dt``; ``t`` is a tensor of shape ``()``. Or a HostRHS, which is
+            its own.
         y0: tensor or nest of tensors.
         t0: initial time.
         params: tensors that need gradients besides those that are found, or a module.
@@ -71,7 +72,7 @@ def build_rhs(
         UnsupportedError: the way asked for is impossible for this f; the message says why.
         Exception: whatever f raises.
     """
-    if isinstance(f, RightHandSide):
+    if isinstance(f, HostRHS):
         return f
     if not callable(f):
         raise InputError(f"f is {type(f).__name__}, which cannot be called; it is a function or module f(t, y)")

@@ -6,6 +6,7 @@ The state crosses to the device for each call and the result comes back; f and i
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class HostRHS(RightHandSide):
         self.layout = replace(inner.layout, device=_HOST)
         self.params = inner.params
         self.depends_on_time = inner.depends_on_time
+
+    def __call__(self, t: Tensor, y: Any) -> Any:
+        """As the f(t, y) of a request."""
+        return self.layout.unflatten(self.f(t, self.layout.flatten(y), self.params))
 
     def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
         return self._back(self.inner.f(self._there(t), self._there(u), params))
