@@ -15,10 +15,18 @@ from pyjode._version import __version__
 
 if TYPE_CHECKING:
     from pyjode.engines import set_default_engine
-    from pyjode.errors import EngineUnavailable, InputError, PyjodeError, SolverError, UnsupportedError
+    from pyjode.errors import (
+        EngineUnavailable,
+        InputError,
+        JuliaSourceError,
+        PyjodeError,
+        SolverError,
+        UnsupportedError,
+    )
     from pyjode.events import Event
     from pyjode.flow import CNF
     from pyjode.integrals import WithIntegrals
+    from pyjode.julia_function import JuliaFunction
     from pyjode.methods import methods
     from pyjode.neural import NeuralODE
     from pyjode.odeint import odeint, odeint_adjoint
@@ -45,6 +53,8 @@ __all__ = [
     "GaussKronrodAdjoint",
     "InputError",
     "InterpolatingAdjoint",
+    "JuliaFunction",
+    "JuliaSourceError",
     "NeuralODE",
     "ODEProblem",
     "PyjodeError",
@@ -65,10 +75,11 @@ __all__ = [
 
 _HOMES = {
     "engines": ("set_default_engine",),
-    "errors": ("EngineUnavailable", "InputError", "PyjodeError", "SolverError", "UnsupportedError"),
+    "errors": ("EngineUnavailable", "InputError", "JuliaSourceError", "PyjodeError", "SolverError", "UnsupportedError"),
     "events": ("Event",),
     "flow": ("CNF",),
     "integrals": ("WithIntegrals",),
+    "julia_function": ("JuliaFunction",),
     "methods": ("methods",),
     "neural": ("NeuralODE",),
     "odeint": ("odeint", "odeint_adjoint"),

@@ -23,6 +23,18 @@ class InputError(PyjodeError, ValueError):
     """
 
 
+class JuliaSourceError(InputError):
+    """The source of a :class:`~pyjode.JuliaFunction` does not parse, or raised an exception.
+
+    Attributes:
+        line: where in the source, from 1; 0 where it is no line in particular.
+    """
+
+    def __init__(self, message: str, line: int):
+        super().__init__(f"the Julia source{f', line {line}' if line > 0 else ''}: {message}")
+        self.line = line
+
+
 class UnsupportedError(PyjodeError, NotImplementedError):
     """The chosen engine, method or sensealg cannot do what was asked; the message says which can."""
 

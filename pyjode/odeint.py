@@ -14,6 +14,7 @@ from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Request, StepControl, cpu_times
 from pyjode.errors import InputError, UnsupportedError
 from pyjode.event_fn import solve_to_event
+from pyjode.independent import BATCHINGS, check_times, refuse_progress, sample_layout, solve_batch, unflatten_batch
 from pyjode.methods import Method, find_method
 from pyjode.sensealgs import BacksolveAdjoint, SenseAlg
 from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, step_control, tensors, tolerances
@@ -34,6 +35,7 @@ def odeint(
     options: dict[str, Any] | None = None,
     event_fn: Callable[..., Any] | None = None,
     sensealg: str | SenseAlg | None = None,
+    batching: str = "joint",
     engine: str | None = None,
     progress: bool | Callable[[float], Any] = False,
 ) -> Any:
@@ -52,6 +54,9 @@ def odeint(
             two entries of which the second only tells the direction. See :func:`pyjode.odeint_event`.
         sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
             method is an explicit Runge-Kutta one, as torchdiffeq does.
+        batching: ``"joint"``: y0 is one state. ``"independent"``: the first axis of y0 counts samples, each solved
+            alone with steps of its own (see :func:`pyjode.solve`); ``t`` may then be of shape ``(B, T)``: times for
+            each sample. The states keep their order: ``(T, B, ...)``.
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``.
         progress: ``True`` shows how much of the time span is done, in a bar; or a function of that fraction.
 
@@ -64,11 +69,11 @@ def odeint(
         InputError, SolverError, UnsupportedError, EngineUnavailable: as :func:`pyjode.solve`.
     """
     chosen = choose_engine(engine)
-    request, times = _request(func, y0, t, rtol, atol, method, options, event_fn)
+    request, times = _request(func, y0, t, rtol, atol, method, options, event_fn, batching)
     adjoint = adjoint_for(
         chosen, request.method, request.steps, request.layout.dtype, rtol, atol, sensealg, None, None, None
     )
-    return _solve(chosen, replace(request, adjoint=adjoint), y0, times, event_fn, t, progress)
+    return _solve(chosen, replace(request, adjoint=adjoint), y0, times, event_fn, t, batching, progress)
 
 
 @door
@@ -88,6 +93,7 @@ def odeint_adjoint(
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | nn.Module | None = None,
     sensealg: str | SenseAlg | None = None,
+    batching: str = "joint",
     engine: str | None = None,
     progress: bool | Callable[[float], Any] = False,
 ) -> Any:
@@ -97,7 +103,7 @@ def odeint_adjoint(
     needs it, see :mod:`pyjode.trust`); the embedded engine takes torchdiffeq's, which is ``BacksolveAdjoint``.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn, engine, progress: as :func:`odeint`.
+        func, y0, t, rtol, atol, method, options, event_fn, batching, engine, progress: as :func:`odeint`.
         adjoint_rtol, adjoint_atol: tolerances of the adjoint solve; by default the forward ones, tighter for stiff
             methods.
         adjoint_method: its solver; by default the forward one, or one trusted with it.
@@ -112,7 +118,7 @@ def odeint_adjoint(
         As :func:`odeint`.
     """
     chosen = choose_engine(engine)
-    request, times = _request(func, y0, t, rtol, atol, method, options, event_fn)
+    request, times = _request(func, y0, t, rtol, atol, method, options, event_fn, batching)
     if sensealg is None and chosen.name == "torchdiffeq":
         sensealg = BacksolveAdjoint()
     solver = request.method if adjoint_method is None else find_method(adjoint_method)
@@ -137,7 +143,7 @@ def odeint_adjoint(
         params=tensors(adjoint_params, "adjoint_params"),
         exact_params=adjoint_params is not None,
     )
-    return _solve(chosen, request, y0, times, event_fn, t, progress)
+    return _solve(chosen, request, y0, times, event_fn, t, batching, progress)
 
 
 def _request(
@@ -149,6 +155,7 @@ def _request(
     method: str | None,
     options: dict[str, Any] | None,
     event_fn: Callable[..., Any] | None,
+    batching: str,
 ) -> tuple[Request, Tensor]:
     if not callable(func):
         raise InputError(f"func is {type(func).__name__}, which cannot be called as func(t, y)")
@@ -156,10 +163,18 @@ def _request(
         raise InputError(f"t is {type(t).__name__}, not a torch tensor")
     if not t.is_floating_point():
         raise InputError(f"t has dtype {t.dtype}; times are floating point numbers: t.to(torch.float64)")
-    check_monotonic(t, "t")
+    if batching not in BATCHINGS:
+        raise InputError(f"batching={batching!r}; choose from {', '.join(map(repr, BATCHINGS))}")
+    alone = batching == "independent"
+    if alone and event_fn is not None:
+        raise UnsupportedError('event_fn is for batching="joint"')
+    if alone and t.ndim == 2:
+        check_times(t)
+    else:
+        check_monotonic(t, "t")
     if event_fn is not None and len(t) != 2:
         raise InputError(f"with event_fn t has two entries, t0 and any other on the side to go to; it has {len(t)}")
-    layout = StateLayout.of(y0)
+    layout = sample_layout(y0) if alone else StateLayout.of(y0)
     found = find_method(method or "dopri5")
     request = Request(
         f=func,
@@ -197,13 +212,18 @@ def _solve(
     times: Tensor,
     event_fn: Callable[..., Any] | None,
     t: Tensor,
+    batching: str,
     progress: bool | Callable[[float], Any],
 ) -> Any:
     if event_fn is not None:
         return solve_to_event(engine, request, y0, times, event_fn, t, progress)
-    if len(times) == 1:
+    if times.shape[-1] == 1:
         # Nothing to solve; the state is still checked and keeps its gradient.
-        return request.layout.unflatten(request.layout.flatten(y0)[None])
+        layout = StateLayout.of(y0)
+        return layout.unflatten(layout.flatten(y0)[None])
+    if batching == "independent":
+        refuse_progress(progress)
+        return unflatten_batch(solve_batch(engine, request, y0, times).us, request.layout)
     answer = run(engine, request, y0, times, progress)
     raise_on_failure(answer, request)
     return request.layout.unflatten(answer.us)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from pyjode import export
@@ -20,6 +20,8 @@ from pyjode.state import StateLayout
 class Stats:
     """Work counts of a forward solve; ``None`` where the engine does not count it.
 
+    Of independent solves (``batching="independent"``) each is an int64 tensor of shape ``(B,)``.
+
     Attributes:
         nfe: evaluations of f (finite-difference Jacobians would be in it; pyjode's come from torch and are not).
         naccept, nreject: accepted and rejected steps.
@@ -29,17 +31,17 @@ class Stats:
         nnonliniter, nnonlinconvfail: iterations and convergence failures of the nonlinear solver.
     """
 
-    nfe: int
-    naccept: int | None = None
-    nreject: int | None = None
-    njacs: int | None = None
-    nsolve: int | None = None
-    nw: int | None = None
-    nnonliniter: int | None = None
-    nnonlinconvfail: int | None = None
+    nfe: int | Int64[Tensor, " B"]
+    naccept: int | Int64[Tensor, " B"] | None = None
+    nreject: int | Int64[Tensor, " B"] | None = None
+    njacs: int | Int64[Tensor, " B"] | None = None
+    nsolve: int | Int64[Tensor, " B"] | None = None
+    nw: int | Int64[Tensor, " B"] | None = None
+    nnonliniter: int | Int64[Tensor, " B"] | None = None
+    nnonlinconvfail: int | Int64[Tensor, " B"] | None = None
 
     @staticmethod
-    def of(counts: dict[str, int]) -> Stats:
+    def of(counts: Mapping[str, int | Tensor]) -> Stats:
         """From SciML's names, where f's evaluations are ``nf``."""
         return Stats(nfe=counts["nf"], **{name: n for name, n in counts.items() if name != "nf"})
 

@@ -18,6 +18,7 @@ from pyjode.engines import Engine, choose_engine
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.events import Event, checked_events
+from pyjode.independent import BATCHINGS, independent_solution, refuse_progress, sample_layout, solve_batch
 from pyjode.methods import Method, find_method
 from pyjode.progress import reporting
 from pyjode.segments import Chain, Segment, solve_chain
@@ -76,6 +77,7 @@ def solve(
     adjoint_atol: float | None = None,
     check_gradient: bool = False,
     rhs: str = "auto",
+    batching: str = "joint",
     engine: str | None = None,
     throw: bool = True,
     progress: bool | Callable[[float], Any] = False,
@@ -104,6 +106,10 @@ def solve(
             where they differ.
         rhs: how f reaches the solver: ``"auto"``, ``"native"``, ``"traced"`` or ``"eager"`` (see
             :func:`pyjode.explain`).
+        batching: ``"joint"``: y0 is one state, with one step size for all of it. ``"independent"``: the first axis of
+            y0 counts samples, each solved alone, with steps, error control, stats and return code of its own, on
+            several threads where f is native (see :mod:`pyjode.independent`). f sees one sample, as a batch of one.
+            Wants ``saveat``; for times that differ from sample to sample there is :func:`pyjode.odeint`.
         engine: ``"auto"``, ``"julia"`` or ``"torchdiffeq"``; see :func:`pyjode.set_default_engine`.
         throw: raise where the solver stops early; else return what there is, with its retcode.
         events: what happens where the solution makes a condition zero (see :class:`pyjode.Event`): changes of the
@@ -114,7 +120,8 @@ def solve(
         progress: ``True`` shows how much of the time span is done, in a bar; or a function of that fraction.
 
     Returns:
-        The :class:`~pyjode.Solution`.
+        The :class:`~pyjode.Solution`; with ``batching="independent"`` an
+        :class:`~pyjode.independent.IndependentSolution`.
 
     Raises:
         InputError: an argument that cannot be used.
@@ -122,8 +129,11 @@ def solve(
         UnsupportedError: what was asked for is beyond the engine.
         EngineUnavailable: ``engine="julia"`` without Julia.
     """
-    layout = StateLayout.of(problem.y0)
+    alone = _one_of(batching, BATCHINGS, "batching") == "independent"
+    layout = sample_layout(problem.y0) if alone else StateLayout.of(problem.y0)
     t0, t1 = (_time(t, "tspan") for t in problem.tspan)
+    if alone and saveat is None:
+        raise UnsupportedError('batching="independent": each sample takes steps of its own, so pass saveat')
     grid, saved = _save_times(saveat, t0, t1)
     chosen = choose_engine(engine)
     found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
@@ -144,6 +154,12 @@ def solve(
         dense=dense,
         check_gradient=check_gradient,
     )
+    if alone:
+        refuse_progress(progress)
+        if events:
+            raise UnsupportedError('events are for batching="joint"')
+        answers = solve_batch(chosen, request, problem.y0, grid, throw=throw)
+        return independent_solution(answers, request, chosen, grid, saved, problem.y0)
     happening = checked_events(events)
     if happening:
         u0 = checked_state(request, problem.y0)

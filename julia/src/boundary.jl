@@ -1,7 +1,7 @@
-# The C functions Python calls. Each returns OK, PYTHON_RAISED (the exception is in `RAISED`), JULIA_ERROR or
-# UNSUPPORTED (the text is in `MESSAGE`); no Julia exception and no Julia object crosses.
+# The C functions Python calls. Each returns OK, PYTHON_RAISED (the exception is in `RAISED`), JULIA_ERROR, UNSUPPORTED
+# or SOURCE_ERROR (the text is in `MESSAGE`); no Julia exception and no Julia object crosses.
 
-const OK, PYTHON_RAISED, JULIA_ERROR, UNSUPPORTED = Cint(0), Cint(1), Cint(2), Cint(3)
+const OK, PYTHON_RAISED, JULIA_ERROR, UNSUPPORTED, SOURCE_ERROR = Cint(0), Cint(1), Cint(2), Cint(3), Cint(4)
 
 "Text that Python reads after a call: an error, or the return code of a solve."
 const MESSAGE = Ref("")
@@ -12,6 +12,11 @@ function guarded(body)
         return OK
     catch e
         e isa PythonRaised && return PYTHON_RAISED
+        in_source = source_error(e, catch_backtrace())
+        if in_source !== nothing
+            MESSAGE[] = "$(in_source.line)\n$(in_source.message)"
+            return SOURCE_ERROR
+        end
         unsupported = e isa NotRungeKutta
         MESSAGE[] = unsupported ? sprint(showerror, e) : sprint(showerror, e, catch_backtrace())
         return unsupported ? UNSUPPORTED : JULIA_ERROR
@@ -79,6 +84,56 @@ function c_native_rhs(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
     end
 end
 
+"The same, for as many threads as will ask."
+function c_native_pool(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
+    return guarded() do
+        a = unsafe_load(args)
+        code = native_code(unsafe_string(source), a.workspace)
+        T = a.double == 1 ? Float64 : Float32
+        make() = native_rhs(T, code, a.table, a.n, a.np, a.sign, a.blocks)
+        unsafe_store!(handle, keep!(RHSPool{T}(make, RHS{T}[])))
+    end
+end
+
+"A right-hand side that calls a user's Julia function; `pool`: for as many threads as will ask."
+function source_handle(args::Ptr{SourceArgs}, texts, handle::Ptr{Int}, pool::Bool)
+    return guarded() do
+        a = unsafe_load(args)
+        T = a.double == 1 ? Float64 : Float32
+        spec = SourceSpec(a, map(unsafe_string, texts)...)
+        made = Base.invokelatest(source_pool, T, a, spec)
+        unsafe_store!(handle, keep!(pool ? made : first(members(made, 1))))
+    end
+end
+
+c_source_rhs(args::Ptr{SourceArgs}, f::Cstring, vjp::Cstring, jac::Cstring, structure::Cstring, handle::Ptr{Int}) =
+    source_handle(args, (f, vjp, jac, structure), handle, false)
+c_source_pool(args::Ptr{SourceArgs}, f::Cstring, vjp::Cstring, jac::Cstring, structure::Cstring, handle::Ptr{Int}) =
+    source_handle(args, (f, vjp, jac, structure), handle, true)
+
+"One call of a right-hand side; `what` is one of CALL_F, ..."
+function c_call_rhs(
+        handle::Int, what::Int, out::Ptr{Cvoid}, out_p::Ptr{Cvoid}, v::Ptr{Cvoid}, u::Ptr{Cvoid}, t::Float64
+    )
+    return guarded() do
+        r = object(handle)
+        T = eltype(r.p)
+        Base.invokelatest(call_rhs, r, what, Ptr{T}(out), Ptr{T}(out_p), Ptr{T}(v), Ptr{T}(u), t)
+    end
+end
+
+function c_independent(args::Ptr{IndependentArgs}, report::Ptr{IndependentReport})
+    return guarded() do
+        unsafe_store!(report, Base.invokelatest(independent, unsafe_load(args))::IndependentReport)
+    end
+end
+
+function c_independent_adjoint(args::Ptr{IndependentAdjointArgs}, report::Ptr{IndependentAdjointReport})
+    return guarded() do
+        unsafe_store!(report, Base.invokelatest(independent_adjoint, unsafe_load(args))::IndependentAdjointReport)
+    end
+end
+
 "Handle of what an expression makes: a solver or a sensealg."
 function c_construct(packages::Cstring, code::Cstring, handle::Ptr{Int})
     return guarded() do
@@ -143,6 +198,20 @@ function entry_points()
         "connect_python" => UInt(@cfunction(c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},))),
         "rhs" => UInt(@cfunction(c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int}))),
         "native_rhs" => UInt(@cfunction(c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int}))),
+        "native_pool" => UInt(@cfunction(c_native_pool, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int}))),
+        "source_rhs" => UInt(
+            @cfunction(c_source_rhs, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int}))
+        ),
+        "source_pool" => UInt(
+            @cfunction(c_source_pool, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int}))
+        ),
+        "call_rhs" => UInt(
+            @cfunction(c_call_rhs, Cint, (Int, Int, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Float64))
+        ),
+        "independent" => UInt(@cfunction(c_independent, Cint, (Ptr{IndependentArgs}, Ptr{IndependentReport}))),
+        "independent_adjoint" => UInt(
+            @cfunction(c_independent_adjoint, Cint, (Ptr{IndependentAdjointArgs}, Ptr{IndependentAdjointReport}))
+        ),
         "construct" => UInt(@cfunction(c_construct, Cint, (Cstring, Cstring, Ptr{Int}))),
         "solve" => UInt(@cfunction(c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport}))),
         "adjoint" => UInt(@cfunction(c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport}))),

@@ -63,6 +63,10 @@ solve from inside the right-hand side, which every solver and every quadrature o
 end
 
 @noinline function check_signals(now::UInt64, t::Float64)
+    if POLLER[] != 0
+        STOPPED[] && throw(Stopped())
+        Threads.threadid() == POLLER[] || return nothing
+    end
     NEXT_POLL[] = now + POLL_INTERVAL
     PYTHON.check_signals == C_NULL && return nothing
     state = ccall(PYTHON.gil_ensure, Cint, ())

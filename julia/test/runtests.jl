@@ -16,4 +16,6 @@ using SciMLSensitivity: GaussAdjoint, ZygoteVJP
     include("test_algorithms.jl")
     include("test_adjoint.jl")
     include("test_native.jl")
+    include("test_independent.jl")
+    include("test_source.jl")
 end

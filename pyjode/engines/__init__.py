@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # `pyjode setup` passes here, and needs no torch
     from torch import Tensor
 
     from pyjode.engines.crossings import Crossings
-    from pyjode.engines.request import Answer, Request
+    from pyjode.engines.request import Answer, IndependentAnswer, Request
     from pyjode.progress import Report
 
 __all__ = ["ENGINES", "Engine", "choose_engine", "set_default_engine"]
@@ -35,6 +35,15 @@ class Engine(Protocol):
         """Solve from ``u0`` (``(n,)``) at ``ts[0]`` and save at ``ts`` (``(T,)``, float64, strictly monotonic).
 
         The answer's ``us`` are differentiable in ``u0``, ``ts`` and the request's parameters.
+        """
+        ...
+
+    def solve_independent(
+        self, request: Request, u0: Float[Tensor, "B n"], ts: Float64[Tensor, "B T"]
+    ) -> IndependentAnswer:
+        """Solve B problems that share f, each from its row of ``u0`` at its row of ``ts``, with steps of its own.
+
+        The request's layout is that of one sample. Differentiable as :meth:`solve`.
         """
         ...
 

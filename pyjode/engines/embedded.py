@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
 from pyjode.engines.crossings import Crossings
 from pyjode.engines.embedded_events import find_crossing, solve_to_crossing
-from pyjode.engines.request import Answer, Request
+from pyjode.engines.request import Answer, IndependentAnswer, Request
 from pyjode.errors import UnsupportedError
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
@@ -62,6 +62,10 @@ class EmbeddedEngine:
             raise UnsupportedError(
                 f"method {request.method.name!r} needs the Julia engine (set it up with: pyjode setup); "
                 "the embedded engine has dopri5, dopri8, bosh3, fehlberg2, adaptive_heun, euler, midpoint, rk4, ..."
+            )
+        if hasattr(type(request.f), "__pyjode_rhs__"):
+            raise UnsupportedError(
+                f"a {type(request.f).__name__} is solved by the Julia engine only (set it up with: pyjode setup)"
             )
         if request.save_steps:
             raise UnsupportedError(
@@ -111,6 +115,18 @@ class EmbeddedEngine:
             fired = (found.index,) if answer.success else ()
         answer.stats = {name: n + f.stats().get(name, 0) for name, n in (answer.stats or f.stats()).items()}
         return answer, fired
+
+    def solve_independent(
+        self, request: Request, u0: Float[Tensor, "B n"], ts: Float64[Tensor, "B T"]
+    ) -> IndependentAnswer:
+        """See :class:`pyjode.engines.Engine`: one solve after the other."""
+        answers = [self.solve(request, u, t) for u, t in zip(u0, ts, strict=True)]
+        return IndependentAnswer(
+            torch.stack([answer.us for answer in answers], dim=1),
+            tuple(answer.retcode for answer in answers),
+            torch.tensor([answer.t_reached for answer in answers], dtype=torch.float64),
+            {name: torch.tensor([answer.stats[name] for answer in answers]) for name in answers[0].stats},
+        )
 
     def _answer(
         self,

@@ -113,6 +113,28 @@ class Answer:
     interpolate: Callable[[Tensor], Tensor] | None = None
 
 
+@dataclass
+class IndependentAnswer:
+    """What a batch of independent solves gave.
+
+    Attributes:
+        us: saved states, shape ``(T, B, n)``; entries that a failed solve did not reach are NaN.
+        retcodes: SciML return code of each of the B.
+        t_reached: the last time each reached, shape ``(B,)``, float64.
+        stats: counts by SciML's names, each of shape ``(B,)``, int64.
+    """
+
+    us: Float[Tensor, "T B n"]
+    retcodes: tuple[str, ...]
+    t_reached: Float64[Tensor, " B"]
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[int]:
+        """The samples that did not reach their end."""
+        return [b for b, retcode in enumerate(self.retcodes) if retcode != "Success"]
+
+
 def cpu_times(ts: Real[Tensor, "*any"]) -> Float64[Tensor, "*any"]:
     """Times as engines want them: float64 on the host; differentiable."""
     return ts.to(device="cpu", dtype=torch.float64)

@@ -79,6 +79,8 @@ def build_rhs(
     if way not in ("auto", *_WAYS):
         raise InputError(f"way={way!r}; it is one of 'auto', {', '.join(map(repr, _WAYS))}")
     layout = layout or StateLayout.of(y0)
+    if hasattr(type(f), "__pyjode_rhs__"):  # f knows its own way (JuliaFunction)
+        return f.__pyjode_rhs__(layout, y0, t0, params, way)  # type: ignore[attr-defined]
     explicit = explicit_params(params)
     key = (layout, way, tuple(map(id, explicit)))
     with _LOCK:

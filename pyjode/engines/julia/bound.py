@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from typing import Any
 
 from torch import Tensor
 
 from pyjode.engines.julia.boundary import gate
 from pyjode.engines.julia.callbacks import Callbacks
-from pyjode.engines.julia.native import NativeFunction
+from pyjode.engines.julia.native import NativeFunction, NativePool
+from pyjode.engines.julia.source import SourceFunction, SourcePool
+from pyjode.julia_function import JuliaRHS
 from pyjode.rhs.interface import RightHandSide
 from pyjode.rhs.native import NativeRHS
 
@@ -21,8 +24,8 @@ _KEPT = 4
 
 
 def bound_function(
-    owner: object, rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool
-) -> Callbacks | NativeFunction:
+    owner: object, rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool, pool: bool = False
+) -> Callbacks | NativeFunction | SourceFunction:
     """``rhs`` bound to Julia, nobody else's until ``owner`` is collected.
 
     Args:
@@ -31,17 +34,20 @@ def bound_function(
         params: values to use for ``rhs.params``.
         sign: -1 to integrate backwards in time.
         with_jac: whether the method asks for Jacobians.
+        pool: whether several threads are to use it at once, where it calls no Python.
     """
     # Kept on the right-hand side itself: they refer to it, and must not outlive it.
-    pools: dict[tuple[int, bool], deque[Callbacks | NativeFunction]] = vars(rhs).setdefault("_free_functions", {})
-    free = pools.setdefault((sign, with_jac), deque(maxlen=_KEPT))
+    pools: dict[tuple[int, bool, bool], deque[Any]] = vars(rhs).setdefault("_free_functions", {})
+    free = pools.setdefault((sign, with_jac, pool), deque(maxlen=_KEPT))
     try:
         # One atomic step: solves come from many threads, finalizers at any time.
         function = free.pop()
         function.params = params
     except IndexError:
         if isinstance(rhs, NativeRHS):
-            function = NativeFunction(rhs, params, sign, with_jac)
+            function = (NativePool if pool else NativeFunction)(rhs, params, sign, with_jac)
+        elif isinstance(rhs, JuliaRHS):
+            function = (SourcePool if pool else SourceFunction)(rhs, params, sign, with_jac)
         else:
             function = Callbacks(rhs, params, sign, with_jac)
         weakref.finalize(function, gate().release, function.handle)

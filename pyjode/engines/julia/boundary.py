@@ -16,7 +16,7 @@ from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, byref, c_char_p, c
 from typing import Any
 
 from pyjode.engines.julia.runtime import Runtime, runtime
-from pyjode.errors import EngineUnavailable, PyjodeError, UnsupportedError
+from pyjode.errors import EngineUnavailable, JuliaSourceError, PyjodeError, UnsupportedError
 
 _POINTER = c_void_p
 
@@ -61,10 +61,41 @@ AdjointReport = _structure(
     "success:i t_reached:d nf:i naccept:i nreject:i",
     "``AdjointReport`` of julia/src/adjoint.jl.",
 )
+IndependentArgs = _structure(
+    "IndependentArgs",
+    "rhs:i alg:i u0:p ts:p batch:i nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d "
+    "maxiters:i with_jac:i stop_at_ts:i keep:i reuse:i threads:i t_reached:p counts:p",
+    "``IndependentArgs`` of julia/src/independent.jl.",
+)
+IndependentReport = _structure(
+    "IndependentReport", "solution:i failed:i", "``IndependentReport`` of julia/src/independent.jl."
+)
+IndependentAdjointArgs = _structure(
+    "IndependentAdjointArgs",
+    "solution:i alg:i sensealg:i joint:i batch:i nt:i ys:p cotangents:p abstol:d reltol:d dt:d adaptive:i maxiters:i "
+    "want_t:i threads:i du0:p dp:p dts:p",
+    "``IndependentAdjointArgs`` of julia/src/independent.jl.",
+)
+IndependentAdjointReport = _structure(
+    "IndependentAdjointReport",
+    "sample:i t_reached:d steps:i",
+    "``IndependentAdjointReport`` of julia/src/independent.jl.",
+)
+SourceArgs = _structure(
+    "SourceArgs",
+    "double:i n:i np:i sign:i blocks:i rows:i ndims:i dims:p nleaves:i leaves:p values:p version:p",
+    "``SourceArgs`` of julia/src/source_rhs.jl.",
+)
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rhs": (POINTER(RHSArgs), POINTER(c_int64)),
     "native_rhs": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
+    "native_pool": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
+    "independent": (POINTER(IndependentArgs), POINTER(IndependentReport)),
+    "independent_adjoint": (POINTER(IndependentAdjointArgs), POINTER(IndependentAdjointReport)),
+    "source_rhs": (POINTER(SourceArgs), c_char_p, c_char_p, c_char_p, c_char_p, POINTER(c_int64)),
+    "source_pool": (POINTER(SourceArgs), c_char_p, c_char_p, c_char_p, c_char_p, POINTER(c_int64)),
+    "call_rhs": (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_double),
     "construct": (c_char_p, c_char_p, POINTER(c_int64)),
     "solve": (POINTER(SolveArgs), POINTER(SolveReport)),
     "adjoint": (POINTER(AdjointArgs), POINTER(AdjointReport)),
@@ -74,7 +105,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "eval": (c_char_p,),
     "watch": (c_void_p, c_void_p),
 }
-_OK, _PYTHON_RAISED, _UNSUPPORTED = 0, 1, 3
+_OK, _PYTHON_RAISED, _UNSUPPORTED, _SOURCE_ERROR = 0, 1, 3, 4
 
 
 class Gate:
@@ -90,7 +121,8 @@ class Gate:
         }
         # CFUNCTYPE lets it go: other Python threads run during a solve in Julia alone.
         self._without_gil = {
-            name: CFUNCTYPE(c_int, *_SIGNATURES[name])(rt.entry_points[name]) for name in ("solve", "adjoint")
+            name: CFUNCTYPE(c_int, *_SIGNATURES[name])(rt.entry_points[name])
+            for name in ("solve", "adjoint", "independent", "independent_adjoint")
         }
         self._message = PYFUNCTYPE(c_int64, c_void_p, c_int64)(rt.entry_points["message"])
         self._raised = self._connect_python()
@@ -104,11 +136,12 @@ class Gate:
         Args:
             name: of the function.
             args: its arguments.
-            without_gil: let other Python threads run meanwhile (``"solve"`` and ``"adjoint"`` of a native f).
+            without_gil: let other Python threads run meanwhile (a solve or an adjoint of a native f).
 
         Raises:
             EngineUnavailable: called from another thread than Julia was started in, where that is not possible; or
                 in a forked child.
+            JuliaSourceError: Julia raised an exception in a user's own source.
             PyjodeError: Julia raised an exception.
             BaseException: what a Python callback, or a signal handler, raised.
         """
@@ -128,6 +161,9 @@ class Gate:
                 self._reraise()
             if code == _UNSUPPORTED:
                 raise UnsupportedError(self.message())
+            if code == _SOURCE_ERROR:
+                line, _, text = self.message().partition("\n")
+                raise JuliaSourceError(text, int(line))
             raise PyjodeError(f"Julia: {self.message()}")
 
     def message(self) -> str:
@@ -176,6 +212,11 @@ class Gate:
                 yield
             finally:
                 self.call("watch", None, None)
+
+    @property
+    def threads(self) -> int:
+        """How many of Julia's threads may share a batch of solves."""
+        return self._runtime.threads
 
     def locked(self) -> threading.RLock:
         """The lock, for a call and the reading of its message."""

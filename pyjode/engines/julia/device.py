@@ -18,8 +18,7 @@ def solve_from_device(engine: Engine, request: Request, u0: Float[Tensor, " n"],
     device = u0.device
     y0 = request.layout.unflatten(u0.detach())
     rhs = on_host(build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way))
-    tolerances = Tolerances(*(_on_host(x) for x in (request.tolerances.rtol, request.tolerances.atol)))
-    request = replace(request, f=rhs, layout=rhs.layout, tolerances=tolerances)
+    request = replace(request, f=rhs, layout=rhs.layout, tolerances=tolerances_on_host(request.tolerances))
     answer = engine.solve(request, u0.to(rhs.layout.device), ts)
     interpolate = answer.interpolate
     return replace(
@@ -27,6 +26,11 @@ def solve_from_device(engine: Engine, request: Request, u0: Float[Tensor, " n"],
         us=answer.us.to(device),
         interpolate=None if interpolate is None else lambda times: interpolate(times).to(device),
     )
+
+
+def tolerances_on_host(tolerances: Tolerances) -> Tolerances:
+    """Tolerances for a solve on the host."""
+    return Tolerances(*(_on_host(x) for x in (tolerances.rtol, tolerances.atol)))
 
 
 def _on_host(tolerance: float | Tensor) -> float | Tensor:

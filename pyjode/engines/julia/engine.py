@@ -19,8 +19,8 @@ from pyjode.engines.crossings import Crossings
 from pyjode.engines.julia.bound import bound_function
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
-from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances
-from pyjode.errors import SolverError, SolverFailure
+from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, Tolerances
+from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
@@ -76,6 +76,14 @@ class JuliaEngine:
     ) -> tuple[Answer, tuple[int, ...]]:
         """See :class:`pyjode.engines.Engine`."""
         raise UnsupportedError('events are not on the Julia engine yet: pass engine="torchdiffeq"')
+
+    def solve_independent(
+        self, request: Request, u0: Float[Tensor, "B n"], ts: Float64[Tensor, "B T"]
+    ) -> IndependentAnswer:
+        """See :class:`pyjode.engines.Engine`."""
+        from pyjode.engines.julia.independent import solve_independent
+
+        return solve_independent(request, u0, ts)
 
 
 class _Solve:

@@ -18,6 +18,7 @@ class NativeFunction:
     """
 
     calls_python = False
+    _entry = "native_rhs"
 
     def __init__(self, rhs: NativeRHS, params: tuple[Tensor, ...], sign: int, with_jac: bool):
         self._rhs = rhs
@@ -34,7 +35,7 @@ class NativeFunction:
             workspace=source.workspace,
         )
         handle = c_int64()
-        gate().call("native_rhs", byref(args), source.source.encode(), byref(handle))
+        gate().call(self._entry, byref(args), source.source.encode(), byref(handle))
         self.handle = handle.value
 
     @property
@@ -51,3 +52,9 @@ class NativeFunction:
     def parameter_gradients(self, flat: Tensor) -> list[Tensor]:
         """See :func:`pyjode.engines.julia.callbacks.parameter_gradients`."""
         return parameter_gradients(flat, self._params)
+
+
+class NativePool(NativeFunction):
+    """The same for as many threads as will ask, each with scratch memory of its own; they share the parameters."""
+
+    _entry = "native_pool"

@@ -23,7 +23,7 @@ from typing import Any
 
 from pyjode.engines.julia import config
 from pyjode.engines.julia.libjulia import remembered_while_juliacall_loads
-from pyjode.errors import EngineUnavailable, PyjodeError
+from pyjode.errors import EngineUnavailable, InputError, PyjodeError
 
 log = logging.getLogger("pyjode")
 
@@ -35,12 +35,14 @@ class Runtime:
     Attributes:
         entry_points: addresses of PyJODE's C functions by name.
         any_thread: whether threads other than the one that started Julia may enter (Julia handles its own signals).
+        threads: how many threads Julia computes on.
         pid, thread: the process and the thread (``threading.get_ident()``) Julia was started in.
         seconds: what start-up cost, by stage: ``"start Julia"``, ``"load PyJODE"``.
     """
 
     entry_points: dict[str, int]
     any_thread: bool
+    threads: int
     pid: int
     thread: int
     seconds: dict[str, float]
@@ -75,6 +77,31 @@ def runtime() -> Runtime:
             'DataLoader(multiprocessing_context="spawn")), or use engine="torchdiffeq" in the child'
         )
     return _runtime
+
+
+def wanted_threads() -> int:
+    """How many threads Julia is to start with: ``PYJODE_THREADS``, or the processors this process may use.
+
+    ``PYTHON_JULIACALL_THREADS``, juliacall's own variable, goes before both.
+
+    Raises:
+        InputError: ``PYJODE_THREADS`` is no positive whole number.
+    """
+    wanted = os.environ.get("PYJODE_THREADS")
+    if wanted is None:
+        return allowed_processors()
+    if not wanted.strip().isdecimal() or int(wanted) < 1:
+        raise InputError(f"PYJODE_THREADS={wanted!r}: set it to the number of threads Julia is to have, 1 or more")
+    return int(wanted)
+
+
+def allowed_processors() -> int:
+    """Processors this process may use: its affinity mask, and the quota of its control group (containers)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
 
 
 def julia_eval(code: str) -> str:
@@ -149,6 +176,8 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
         entry_points = _load_pyjode(juliacall.Main, location)
     loaded_at = perf_counter()
     any_thread = juliacall.CONFIG.get("opt_handle_signals") == "yes"
+    # Julia's collector stops the other threads by a fault that only its own handlers survive.
+    threads = int(juliacall.Main.seval("Threads.threadpoolsize(:default)")) if any_thread else 1
     leave_safe_state = _enter_gc_safe_state(juliacall.CONFIG["libpath"]) if any_thread else None
 
     def finish() -> None:
@@ -160,7 +189,7 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
     at_exit(finish)
     seconds = {"start Julia": started_at - before, "load PyJODE": loaded_at - started_at}
     _say("Julia is ready: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
-    return Runtime(entry_points, any_thread, os.getpid(), threading.get_ident(), seconds)
+    return Runtime(entry_points, any_thread, threads, os.getpid(), threading.get_ident(), seconds)
 
 
 def _say(message: str) -> None:
@@ -177,6 +206,8 @@ def _set_environment(location: config.JuliaLocation) -> None:
         os.environ["JULIA_DEPOT_PATH"] = location.depot
     # Julia's own signal handlers are what makes its collector safe with several threads; Python's are put back after.
     os.environ.setdefault("PYTHON_JULIACALL_HANDLE_SIGNALS", "yes")
+    own_signals = os.environ["PYTHON_JULIACALL_HANDLE_SIGNALS"] == "yes"
+    os.environ.setdefault("PYTHON_JULIACALL_THREADS", str(wanted_threads() if own_signals else 1))
     os.environ.setdefault("PYTHON_JULIACALL_STARTUP_FILE", "no")
     os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
 
