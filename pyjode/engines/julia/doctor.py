@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyjode._version import __version__
+from pyjode.engines.julia import sysimage
 from pyjode.engines.julia.config import (
     JuliaLocation,
     config_file,
@@ -48,6 +49,7 @@ def examine(limit: float) -> dict[str, Any]:
         "packages": [],
         "missing": [],
         "outside_compat": [],
+        "sysimage": None,
         "first_gradient": None,
         "works": False,
         "problem": why_not() or None,
@@ -73,6 +75,8 @@ def _examine_julia(location: JuliaLocation, report: dict[str, Any], limit: float
         "source": location.source,
     }
     versions = manifest_versions(location.project)
+    image = sysimage.state(location)
+    report["sysimage"] = {"state": image.state, "reason": image.reason, "path": str(image.path) if image.path else None}
     report["missing"] = missing_packages(location)
     report["packages"] = [
         {"name": package.name, "version": versions.get(package.name), "compat": package.compat}
@@ -84,7 +88,7 @@ def _examine_julia(location: JuliaLocation, report: dict[str, Any], limit: float
     if report["missing"]:
         report["problem"] = f"Julia packages are missing: {', '.join(report['missing'])}"
         return
-    report["first_gradient"] = _time_first_gradient(location, limit)
+    report["first_gradient"] = time_first_gradient(location, limit)
     report["problem"] = report["first_gradient"].get("error")
 
 
@@ -112,7 +116,15 @@ def _allowed(version: str | None, compat: str) -> bool:
     return version is None or Version.parse(version.split("+")[0]) in Compat.parse(compat)
 
 
-def _time_first_gradient(location: JuliaLocation, limit: float) -> dict[str, Any]:
+def time_first_gradient(
+    location: JuliaLocation, limit: float, variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Seconds of each part of a first gradient, in a fresh process; ``{"error": ...}`` where it fails.
+
+    Args:
+        limit: seconds that it may take.
+        variables: environment variables besides those of ``location``.
+    """
     # In a process of its own: it must start from nothing, and a crash of Julia must not take the report with it.
     # The imports are timed out there: importing this module imports both.
     code = (
@@ -124,7 +136,7 @@ def _time_first_gradient(location: JuliaLocation, limit: float) -> dict[str, Any
     try:
         done = subprocess.run(
             command,
-            env=julia_environment(location),
+            env=julia_environment(location) | (variables or {}),
             capture_output=True,
             text=True,
             timeout=limit,
@@ -203,6 +215,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"Julia           {julia['version']}, {julia['exe']} (from: {julia['source']})",
             f"project         {julia['project']}",
             f"depot           {julia['depot'] or 'the default one'}",
+            f"system image    {_image_as_text(report['sysimage'])}",
             "packages",
         ]
         for package in report["packages"]:
@@ -224,3 +237,11 @@ def as_text(report: dict[str, Any]) -> str:
         lines.append(f"the Julia engine does not work here, only the embedded one: {report['problem']}")
         lines.append(f"type: {report['next']}")
     return "\n".join(lines)
+
+
+def _image_as_text(image: dict[str, Any]) -> str:
+    if image["state"] == "none":
+        return "none (`pyjode setup --sysimage` builds one: a faster start)"
+    if image["state"] == "stale":
+        return f"STALE, not used: {image['reason']}; `pyjode setup --sysimage` builds a new one"
+    return f"used: {image['path']}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pyjode.engines.julia import config
+from pyjode.engines.julia import config, sysimage
 from pyjode.engines.julia.libjulia import remembered_while_juliacall_loads
 from pyjode.errors import EngineUnavailable, InputError, PyjodeError
 
@@ -204,6 +204,11 @@ def _set_environment(location: config.JuliaLocation) -> None:
     os.environ["PYTHON_JULIACALL_PROJECT"] = str(location.project)
     if location.depot:
         os.environ["JULIA_DEPOT_PATH"] = location.depot
+    image = sysimage.state(location)
+    if image.state == "used":
+        os.environ.setdefault("PYTHON_JULIACALL_SYSIMAGE", str(image.path))
+    elif image.state == "stale":
+        _say(f"the system image is not used: {image.reason}. `pyjode setup --sysimage` builds a new one")
     # Julia's own signal handlers are what makes its collector safe with several threads; Python's are put back after.
     os.environ.setdefault("PYTHON_JULIACALL_HANDLE_SIGNALS", "yes")
     own_signals = os.environ["PYTHON_JULIACALL_HANDLE_SIGNALS"] == "yes"

@@ -241,6 +241,25 @@ def precompile(location: JuliaLocation, say: Say, limit: float) -> None:
     say(f"the Julia engine is ready ({time.monotonic() - start:.0f} s)")
 
 
+def build_sysimage(location: JuliaLocation, say: Say, limit: float) -> None:
+    """Build a system image for ``location`` and have it used.
+
+    Args:
+        limit: seconds that the build, and then each trial of the image, may take.
+
+    Raises:
+        EngineUnavailable: no compiler, no PackageCompiler.jl, or it failed.
+    """
+    from pyjode.engines.julia import doctor, sysimage
+
+    sysimage.build(
+        location,
+        say,
+        lambda command, variables: run_limited(command, variables, limit),
+        lambda variables: doctor.time_first_gradient(location, limit, variables),
+    )
+
+
 def load_here() -> None:
     """Start Julia in this process and load PyJODE.jl and the needed packages, saying how long each took."""
     from pyjode.engines.julia.runtime import julia_eval
