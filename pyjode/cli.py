@@ -1,4 +1,4 @@
-"""The ``pyjode`` command: set Julia up, say what is there, list the solvers."""
+"""The ``pyjode`` command: set Julia up, say what is there, list the solvers, compare libraries."""
 
 from __future__ import annotations
 
@@ -59,6 +59,29 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--kind", choices=KINDS, help="only this kind")
     listing.add_argument("--engine", choices=ENGINES, help="only those of this engine")
     listing.set_defaults(run=_methods)
+
+    comparing = commands.add_parser(
+        "compare",
+        help="the same problem on several solver libraries",
+        description="Errors, times and evaluations at a ladder of tolerances, forward and with gradients.",
+    )
+    comparing.add_argument(
+        "--problem",
+        action="append",
+        metavar="NAMES",
+        help="names separated by commas (--list shows them); all, detest, stiff, nonstiff; or FILE.py:NAME, "
+        "a pyjode.compare.Problem. May be repeated; default lorenz",
+    )
+    comparing.add_argument("--list", action="store_true", help="list the standard problems")
+    comparing.add_argument("--library", action="append", metavar="NAME", help="only this library; may be repeated")
+    comparing.add_argument("--method", action="append", metavar="LIBRARY:METHOD", help="these methods instead")
+    comparing.add_argument("--mode", choices=("forward", "gradient"), help="only this")
+    comparing.add_argument("--tolerance", action="append", type=float, metavar="RTOL", help="may be repeated")
+    comparing.add_argument("--repeats", type=int, default=7, help="timed calls of each (default 7)")
+    comparing.add_argument("--time-limit", type=float, default=20.0, metavar="S", help="of one solve (default 20)")
+    comparing.add_argument("--keep-threads", action="store_true", help="leave torch's threads as they are (else one)")
+    comparing.add_argument("--out", metavar="DIR", help="write results.json, results.csv and the diagrams here")
+    comparing.set_defaults(run=_compare)
     return parser
 
 
@@ -95,6 +118,13 @@ def _doctor(args: argparse.Namespace) -> int:
     report = doctor.examine(60.0 * args.time_limit)
     print(json.dumps(report, indent=2) if args.json else doctor.as_text(report))
     return 0 if report["works"] else 1
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from pyjode.compare import command
+
+    args.problem = args.problem or ["lorenz"]
+    return command.run(args)
 
 
 def _methods(args: argparse.Namespace) -> int:

@@ -1,0 +1,42 @@
+"""The same problem on several solver libraries: errors, times, work-precision diagrams.
+
+    from pyjode.compare import compare, plot
+
+    results = compare("lorenz")                             # a standard problem
+    results = compare(my_module, y0, torch.linspace(1, 10, 10))  # your own f
+
+    for table in results.tables():
+        rich.print(table)
+    plot(results, "lorenz", "gradient").savefig("lorenz.png")
+
+``pip install "pyjode[compare]"`` brings what it needs. To add a library, subclass :class:`Adapter` and ``register`` it.
+"""
+
+from pyjode.compare.adapters import Adapter, Outcome, Solver, adapters, register
+from pyjode.compare.plot import plot, save_plots
+from pyjode.compare.problem import Problem, Published, torch_problem
+from pyjode.compare.problems import find_problem, problem_names
+from pyjode.compare.reference import Loss, Reference, reference
+from pyjode.compare.results import Results, Row
+from pyjode.compare.run import compare
+
+__all__ = [
+    "Adapter",
+    "Loss",
+    "Outcome",
+    "Problem",
+    "Published",
+    "Reference",
+    "Results",
+    "Row",
+    "Solver",
+    "adapters",
+    "compare",
+    "find_problem",
+    "plot",
+    "problem_names",
+    "reference",
+    "register",
+    "save_plots",
+    "torch_problem",
+]
