@@ -49,7 +49,10 @@ class Problem:
         source: where the problem and its numbers come from.
         exact: closed form, from times ``(T,)`` to states ``(T, *y0.shape)``.
         published: a value from the literature.
-        module: the user's own f(t, y) in torch.
+        module: the user's own f(t, y) in torch; a ``make`` beside it is its jax code, with the module's parameters, in
+            their order, as p.
+        batch: the rows of y0 are samples that do not depend on each other.
+        reference: tolerance of the reference; looser for what is too large for 1e-13.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Problem:
     exact: Callable[[np.ndarray], np.ndarray] | None = None
     published: Published | None = None
     module: nn.Module | None = field(default=None, repr=False)
+    batch: bool = False
+    reference: float = 1e-13
 
     @property
     def t1(self) -> float:
@@ -72,13 +77,14 @@ class Problem:
 
     def in_numpy(self) -> RightHandSide:
         """f(t, y, p) in numpy: the problem's own, or the torch one called without a tape."""
-        if self.make is not None:
+        if self.make is not None and self.module is None:
             return self.make(np)
         module = self.in_torch()
 
         def f(t: float, y: np.ndarray, p: Any) -> np.ndarray:
             with torch.no_grad():
-                return module(torch.as_tensor(t, dtype=torch.float64), torch.from_numpy(y)).numpy()
+                y_ = torch.from_numpy(y)
+                return module(torch.as_tensor(t, dtype=y_.dtype), y_).numpy()
 
         return f
 
@@ -117,7 +123,7 @@ class _TorchProblem(nn.Module):
         super().__init__()
         assert problem.make is not None
         self.f = problem.make(torch)
-        self.p = nn.ParameterList([nn.Parameter(torch.tensor(p, dtype=torch.float64)) for p in problem.params])
+        self.p = nn.ParameterList([nn.Parameter(torch.tensor(p)) for p in problem.params])
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return self.f(t, y, tuple(self.p))
@@ -143,6 +149,8 @@ def torch_problem(
     name: str = "f",
     stiff: bool = False,
     atol: float = 1.0,
+    make: Callable[[Any], RightHandSide] | None = None,
+    batch: bool = False,
 ) -> Problem:
     """A problem from the user's own f(t, y) in torch.
 
@@ -154,6 +162,8 @@ def torch_problem(
         name: what to call it in tables.
         stiff: whether to try the stiff methods.
         atol: absolute tolerance as a multiple of the relative one.
+        make: from ``jax.numpy`` to the same f(t, y, p) in jax, with the parameters in their order as p.
+        batch: the rows of y0 are samples that do not depend on each other.
 
     Raises:
         InputError: y0 is not one real tensor on the CPU, or ts are not increasing times after t0.
@@ -166,7 +176,7 @@ def torch_problem(
     module = copy.deepcopy(f) if isinstance(f, nn.Module) else _Called(f)
     return Problem(
         name=name,
-        make=None,
+        make=make,
         y0=y0.detach().numpy().copy(),
         ts=times,
         params=tuple(p.detach().numpy().copy() for p in module.parameters() if p.requires_grad),
@@ -175,4 +185,5 @@ def torch_problem(
         atol=atol,
         source="the user's own",
         module=module,
+        batch=batch,
     )

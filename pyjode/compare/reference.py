@@ -13,7 +13,6 @@ import torch
 
 from pyjode.compare.problem import Problem
 
-RTOL = 1e-13
 _STIFF_RTOL = 1e-12
 """Of LSODA, below which it crawls; it is then within 1e-9 of the printed end values."""
 _MOST_SENSITIVITIES = 3000
@@ -98,7 +97,7 @@ def _solve(problem: Problem) -> tuple[np.ndarray, str]:
         from pyjode.engines.julia import config
 
         if config.find_julia() is not None:
-            return _solve_in_julia(problem), "RadauIIA9 of pyjode at 1e-13"
+            return _solve_in_julia(problem), f"RadauIIA9 of pyjode at {problem.reference:.0e}"
     f = problem.in_numpy()
     shape = problem.y0.shape
 
@@ -115,8 +114,8 @@ def _solve_in_julia(problem: Problem) -> np.ndarray:
         pyjode.ODEProblem(problem.in_torch().requires_grad_(False), torch.tensor(problem.y0), (problem.t0, problem.t1)),
         "RadauIIA9",
         saveat=torch.tensor(problem.ts),
-        rtol=RTOL,
-        atol=RTOL * min(problem.atol, 1.0) * 1e-2,
+        rtol=problem.reference,
+        atol=problem.reference * min(problem.atol, 1.0) * 1e-2,
         engine="julia",
         maxiters=10_000_000,
     )
@@ -135,7 +134,7 @@ def _scipy(
     from scipy.integrate import solve_ivp
 
     method = "LSODA" if problem.stiff else "DOP853"
-    rtol = rtol or (_STIFF_RTOL if problem.stiff else RTOL)
+    rtol = rtol or max(problem.reference, _STIFF_RTOL if problem.stiff else 0.0)
     atol = rtol * problem.atol * (1e-4 if problem.stiff else 1e-2) if atol is None else atol
     # Save points are ends of steps for DOP853, whose dense output has order 7 only.
     ends = [problem.ts] if problem.stiff else [problem.ts[i : i + 1] for i in range(len(problem.ts))]
@@ -157,7 +156,7 @@ def _gradient(problem: Problem, loss: Loss, unit: np.ndarray) -> tuple[np.ndarra
         return _by_differences(problem, loss, unit), "finite differences of fourth order of such solves"
     if n * (1 + unit.size) <= _MOST_SENSITIVITIES:
         return _by_sensitivities(problem, loss, unit), "forward sensitivities, DOP853 of scipy at 1e-12"
-    return _by_backpropagation(problem, loss), "torchdiffeq's backpropagation at 1e-12"
+    return _by_backpropagation(problem, loss), f"torchdiffeq's backpropagation at {10 * problem.reference:.0e}"
 
 
 def _by_differences(problem: Problem, loss: Loss, unit: np.ndarray) -> np.ndarray:
@@ -240,7 +239,9 @@ def _by_backpropagation(problem: Problem, loss: Loss) -> np.ndarray:
     module = problem.in_torch()
     y0 = torch.tensor(problem.y0, requires_grad=True)
     t = torch.tensor([problem.t0, *problem.ts])
-    ys = torchdiffeq.odeint(module, y0, t, method="dopri8", rtol=1e-12, atol=1e-14, options={"step_t": t[1:]})[1:]
+    rtol = 10 * problem.reference
+    ends = {"step_t": t[1:]}  # its dense output has order 4 only
+    ys = torchdiffeq.odeint(module, y0, t, method="dopri8", rtol=rtol, atol=rtol / 100, options=ends)[1:]
     variables = [y0, *(p for p in module.parameters() if p.requires_grad)]
     found = torch.autograd.grad(loss.torch(ys), variables, materialize_grads=True)
     return np.concatenate([g.numpy().reshape(-1) for g in found])

@@ -15,8 +15,8 @@ from pyjode.errors import InputError
 class DiffraxAdapter(Adapter):
     """diffrax under ``jax.jit``, in the problem's precision, for problems with jax code.
 
-    Gradients by its default (``RecursiveCheckpointAdjoint``), or ``"Tsit5+BacksolveAdjoint"``. Compilation is in the
-    first call's time.
+    Gradients by its default (``RecursiveCheckpointAdjoint``), or ``"Tsit5+BacksolveAdjoint"``; with ``"Tsit5+vmap"``
+    the rows of a batch have their own steps. Compilation is in the first call's time.
     """
 
     name = "diffrax"
@@ -37,20 +37,22 @@ class _DiffraxSolver(Solver):
         import jax
         import jax.numpy as jnp
 
-        name, adjoint_name = split_method(method)
+        name, variant = split_method(method)
+        adjoint_name = None if variant == "vmap" else variant
+        self.x64 = problem.y0.dtype == np.float64
         if not hasattr(diffrax, name):
             raise InputError(f"diffrax has no method {name!r}")
         solver = getattr(diffrax, name)()
         adjoint = getattr(diffrax, adjoint_name or "RecursiveCheckpointAdjoint")()
         self.jax, self.solver, self.loss = jax, solver, loss
-        with jax.enable_x64(True):
+        with jax.enable_x64(self.x64):
             f = problem.in_jax()
             term = diffrax.ODETerm(f)
             self.y0, self.params = jnp.asarray(problem.y0), tuple(map(jnp.asarray, problem.params))
             ts = jnp.asarray(problem.ts)
             scale = None if loss is None else jnp.asarray(loss.scale)
 
-        def forward(y0: Any, params: Any, rtol: Any, atol: Any) -> Any:
+        def one(y0: Any, params: Any, rtol: Any, atol: Any) -> Any:
             solution = diffrax.diffeqsolve(
                 term,
                 solver,
@@ -65,6 +67,12 @@ class _DiffraxSolver(Solver):
                 max_steps=100_000,
             )
             return solution.ys, solution.stats["num_accepted_steps"], solution.stats["num_steps"]
+
+        def forward(y0: Any, params: Any, rtol: Any, atol: Any) -> Any:
+            if variant != "vmap":
+                return one(y0, params, rtol, atol)
+            ys, accepted, steps = jax.vmap(one, in_axes=(0, None, None, None))(y0, params, rtol, atol)
+            return jnp.moveaxis(ys, 0, 1), accepted.max(), steps.max()
 
         def objective(variables: Any, rtol: Any, atol: Any) -> Any:
             found = forward(variables[0], variables[1], rtol, atol)
@@ -86,7 +94,7 @@ class _DiffraxSolver(Solver):
             self.call = jax.jit(both)
 
     def solve(self, rtol: float, atol: float) -> Any:
-        with self.jax.enable_x64(True):
+        with self.jax.enable_x64(self.x64):
             return self.jax.block_until_ready(self.call((self.y0, self.params), rtol, atol))
 
     def outcome(self, raw: Any) -> Outcome:

@@ -13,7 +13,11 @@ from pyjode.compare.reference import Loss
 
 
 class PyjodeAdapter(Adapter):
-    """pyjode on the Julia engine; a method is a solver, or a solver and a sensealg: ``"Tsit5+GaussAdjoint"``."""
+    """pyjode on the Julia engine.
+
+    A method is a solver, or a solver and a sensealg: ``"Tsit5+GaussAdjoint"``; ``"Tsit5+independent"`` lets each sample
+    of a batch have its own steps.
+    """
 
     name = "pyjode"
     package = "pyjode"
@@ -43,8 +47,12 @@ class _PyjodeSolver(TorchSolver):
         from pyjode.solve import ODEProblem, solve
 
         self.call = solve
-        self.method, sensealg = split_method(method)
-        self.options: dict[str, Any] = {"sensealg": sensealg} if loss is not None else {}
+        self.method, variant = split_method(method)
+        self.options: dict[str, Any] = {}
+        if variant == "independent":
+            self.options["batching"] = variant
+        elif variant is not None and loss is not None:
+            self.options["sensealg"] = variant
         self.problem = ODEProblem(self.module, self.y0, (self.t0, self.t1))
         self.saveat = self.ts.to(torch.float64)
 

@@ -13,7 +13,11 @@ from pyjode.compare.reference import Loss
 
 
 class TorchdiffeqAdapter(Adapter):
-    """torchdiffeq; ``"dopri5"`` differentiates through the solver, ``"dopri5+adjoint"`` by ``odeint_adjoint``."""
+    """torchdiffeq.
+
+    ``"dopri5"`` differentiates through the solver, ``"dopri5+adjoint"`` by ``odeint_adjoint``; for
+    ``"dopri5+compile"`` ``torch.compile`` compiles f.
+    """
 
     name = "torchdiffeq"
     package = "torchdiffeq"
@@ -32,8 +36,10 @@ class _TorchdiffeqSolver(TorchSolver):
         super().__init__(problem, loss)
         import torchdiffeq
 
-        self.method, adjoint = split_method(method)
-        self.odeint = torchdiffeq.odeint if adjoint is None else torchdiffeq.odeint_adjoint
+        self.method, variant = split_method(method)
+        self.odeint = torchdiffeq.odeint_adjoint if variant == "adjoint" else torchdiffeq.odeint
+        if variant == "compile":
+            self.module.compile()
         self.f = Watched(self.module, limit_s)
         self.grid = torch.cat([torch.tensor([self.t0], dtype=self.ts.dtype), self.ts])
 

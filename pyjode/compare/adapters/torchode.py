@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyjode.compare.adapters.base import Adapter, Solver, TorchSolver, Watched
+from pyjode.compare.adapters.base import Adapter, Solver, TorchSolver, Watched, split_method
 from pyjode.compare.problem import Problem
 from pyjode.compare.reference import Loss
 from pyjode.errors import InputError
 
 
 class TorchodeAdapter(Adapter):
-    """torchode, differentiated through the solver (its ``AutoDiffAdjoint``). The state is one sample of a batch."""
+    """torchode, differentiated through the solver (its ``AutoDiffAdjoint``).
+
+    A problem whose rows are independent, and whose f does not use t, is a batch, each row with its own steps; else the
+    state is one sample.
+    ``"Tsit5+compile"`` has the whole solver compiled by ``torch.compile``.
+    """
 
     name = "torchode"
     package = "torchode"
@@ -31,29 +36,47 @@ class _TorchodeSolver(TorchSolver):
         super().__init__(problem, loss)
         import torchode
 
-        self.library, shape = torchode, self.y0.shape
-        step_method = getattr(torchode, method, None)
+        self.library, name = torchode, split_method(method)[0]
+        step_method = getattr(torchode, name, None)
         if step_method is None:
-            raise InputError(f"torchode has no method {method!r}: Tsit5, Dopri5, Heun, Euler")
+            raise InputError(f"torchode has no method {name!r}: Tsit5, Dopri5, Heun, Euler")
+        shape = self.y0.shape
+        self.rows = shape[0] if problem.batch and self._autonomous() else 1
         self.f = Watched(self.module, limit_s)
-        self.term = torchode.ODETerm(lambda t, y: self.f(t[0], y[0].reshape(shape)).reshape(1, -1))
+        self.compiled = split_method(method)[1] == "compile"
+        # A batch's rows are at different times, and f takes one: hence only where f does not use it.
+        f = self.module if self.compiled else self.f
+        self.term = torchode.ODETerm(lambda t, y: f(t[0], y.reshape(shape)).reshape(self.rows, -1))
         self.step_method = step_method(term=self.term)
-        self.start = torch.tensor([self.t0], dtype=self.ts.dtype)
-        self.end = self.ts[-1:]
+        self.start = torch.full((self.rows,), self.t0, dtype=self.ts.dtype)
+        self.end = self.ts[-1:].expand(self.rows)
+        self.grid = self.ts[None].expand(self.rows, -1)
+        self.solvers: dict[tuple[float, float], Any] = {}
+
+    @torch.no_grad()
+    def _autonomous(self) -> bool:
+        early, late = (self.module(torch.tensor(t, dtype=self.ts.dtype), self.y0) for t in (self.t0, self.t1))
+        return torch.equal(early, late)
+
+    def _solver(self, rtol: float, atol: float) -> Any:
+        if (rtol, atol) not in self.solvers:
+            controller = self.library.IntegralController(atol=atol, rtol=rtol, term=self.term)
+            solver = self.library.AutoDiffAdjoint(self.step_method, controller)
+            self.solvers[rtol, atol] = torch.compile(solver.solve) if self.compiled else solver.solve
+        return self.solvers[rtol, atol]
 
     def states(self, rtol: float, atol: float) -> tuple[Tensor, Any]:
         self.f.start()
-        controller = self.library.IntegralController(atol=atol, rtol=rtol, term=self.term)
-        adjoint = self.library.AutoDiffAdjoint(self.step_method, controller)
-        solution = adjoint.solve(
+        solution = self._solver(rtol, atol)(
             self.library.InitialValueProblem(
-                y0=self.y0.reshape(1, -1), t_start=self.start, t_end=self.end, t_eval=self.ts[None]
+                y0=self.y0.reshape(self.rows, -1), t_start=self.start, t_end=self.end, t_eval=self.grid
             )
         )
-        if int(solution.status[0]) != 0:
-            raise ArithmeticError(f"torchode stopped: {self.library.Status(int(solution.status[0])).name}")
-        ys = solution.ys[0].reshape(len(self.ts), *self.y0.shape)
-        return ys, (self.f.nfe, int(solution.stats["n_accepted"][0]))
+        failed = solution.status.nonzero()
+        if len(failed):
+            raise ArithmeticError(f"torchode stopped: {self.library.Status(int(solution.status[failed[0, 0]])).name}")
+        ys = solution.ys.transpose(0, 1).reshape(len(self.ts), *self.y0.shape)
+        return ys, (None if self.compiled else self.f.nfe, int(solution.stats["n_accepted"].max()))
 
     def work(self, info: Any) -> tuple[int | None, int | None]:
         return info
