@@ -59,6 +59,7 @@ class Solution:
         t_reached: the last time the solver reached.
         engine, method: names of what solved it.
         events: the events that happened, where ``events=`` was given.
+        julia: Julia's own solution object, where the problem was Julia's (see :mod:`pyjode.diffeqpy`).
     """
 
     ts: Float64[Tensor, " T"]
@@ -72,6 +73,7 @@ class Solution:
     _interpolate: Callable[[Tensor], Tensor] | None = field(repr=False, default=None)
     events: EventLog | None = None
     _t_start: float | None = field(repr=False, default=None)
+    julia: Any = field(repr=False, default=None)
 
     @property
     def success(self) -> bool:

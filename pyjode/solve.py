@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
+from pyjode.engines.julia.values import Options, is_julia
 from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.events import Event, checked_events
@@ -59,8 +60,8 @@ class ODEProblem:
 
 @door
 def solve(
-    problem: ODEProblem,
-    method: str | None = None,
+    problem: ODEProblem | Any,
+    method: str | Any | None = None,
     *,
     saveat: float | Tensor | Iterable[float] | None = None,
     rtol: float | Tensor = 1e-6,
@@ -87,7 +88,7 @@ def solve(
     """Solve an initial value problem; the solution is differentiable.
 
     Args:
-        problem: what to solve.
+        problem: what to solve; or an ``ODEProblem`` of diffeqpy, without gradients (see :mod:`pyjode.diffeqpy`).
         method: a solver by its name in OrdinaryDiffEq.jl or torchdiffeq (see :func:`pyjode.methods`); ``"Tsit5"``
             by default.
         saveat: times to save at, shape ``(T,)`` within the time span, in its direction (may require grad); or the
@@ -130,6 +131,11 @@ def solve(
         EngineUnavailable: ``engine="julia"`` without Julia.
     """
     alone = _one_of(batching, BATCHINGS, "batching") == "independent"
+    if is_julia(problem) or is_julia(problem.f):
+        given = Options(saveat, rtol, atol, dt, adaptive, dtmin, dtmax, maxiters)
+        other = {"sensealg": sensealg, "adjoint_method": adjoint_method, "check_gradient": check_gradient}
+        other |= {"events": events, "progress": progress, "batching": alone}
+        return _solve_of_julia(problem, method, given, [name for name, x in other.items() if x], engine, throw)
     layout = sample_layout(problem.y0) if alone else StateLayout.of(problem.y0)
     t0, t1 = (_time(t, "tspan") for t in problem.tspan)
     if alone and saveat is None:
@@ -175,6 +181,27 @@ def solve(
     if happening:
         return _chain_solution(chain, answer, request, chosen)
     return _solution(answer, request, chosen, problem.y0, t0.reshape(1))
+
+
+def _solve_of_julia(
+    problem: Any, method: Any, options: Options, unusable: list[str], engine: str | None, throw: bool
+) -> Solution:
+    """Solve a problem whose right-hand side is Julia's already (see :mod:`pyjode.diffeqpy`)."""
+    from pyjode.engines.julia.diffeqpy import check_no_gradients, problem_to_julia, solve_julia
+
+    if engine == "torchdiffeq":
+        raise UnsupportedError('a problem of Julia needs the Julia engine: leave engine out, or pass engine="julia"')
+    if unusable:
+        raise UnsupportedError(f"a problem of Julia is only solved, without {', '.join(unusable)}: write f in torch")
+    if not is_julia(problem):
+        if not isinstance(problem.y0, Tensor):
+            raise InputError("a Julia function's state is an array: y0 must be one tensor, not a nest")
+        params = tensors(problem.params, "params") or ()
+        check_no_gradients(problem.y0, *params)
+        t0, t1 = (float(_time(t, "tspan")) for t in problem.tspan)
+        problem = problem_to_julia(problem.f, problem.y0, (t0, t1), params)
+    found = None if is_julia(method) else find_method(method or "Tsit5")
+    return solve_julia(problem, method, found, options, throw)
 
 
 def run(
