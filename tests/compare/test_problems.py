@@ -48,14 +48,16 @@ def test_the_printed_end_value(name: str) -> None:
     printed = problem.published
     assert printed is not None
     end = solved(problem, np.array([printed.t]))[-1]
-    assert end == pytest.approx(printed.y, rel=10 * printed.rtol, abs=1e-11 if not problem.stiff else 0)
+    # A stiff problem's components differ by powers of ten, so none may hide behind another.
+    absolute = 0.0 if problem.stiff else 1e-11 + 10 * printed.rtol * np.abs(printed.y).max()
+    assert end == pytest.approx(printed.y, rel=10 * printed.rtol, abs=absolute)
 
 
 @pytest.mark.parametrize("name", [name for name in problem_names() if find_problem(name).exact is not None])
 def test_the_closed_form(name: str) -> None:
     problem = find_problem(name)
     assert problem.exact is not None
-    assert solved(problem, problem.ts) == pytest.approx(problem.exact(problem.ts), rel=1e-9, abs=1e-11)
+    assert solved(problem, problem.ts) == pytest.approx(problem.exact(problem.ts), rel=1e-8, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", problem_names())

@@ -1,4 +1,4 @@
-"""Values of Julia that users hand over, and the options of their solves. Light: nothing here starts or imports Julia."""
+"""Values of Julia that users hand over, and the options of their solves. Light: nothing here starts Julia."""
 
 from __future__ import annotations
 
