@@ -133,7 +133,11 @@ def solve(
     alone = _one_of(batching, BATCHINGS, "batching") == "independent"
     if is_julia(problem) or is_julia(problem.f):
         given = Options(saveat, rtol, atol, dt, adaptive, dtmin, dtmax, maxiters)
-        other = {"sensealg": sensealg, "adjoint_method": adjoint_method, "check_gradient": check_gradient}
+        other: dict[str, Any] = {
+            "sensealg": sensealg,
+            "adjoint_method": adjoint_method,
+            "check_gradient": check_gradient,
+        }
         other |= {"events": events, "progress": progress, "batching": alone}
         return _solve_of_julia(problem, method, given, [name for name, x in other.items() if x], engine, throw)
     layout = sample_layout(problem.y0) if alone else StateLayout.of(problem.y0)

@@ -22,16 +22,7 @@ from pyjode.methods import Method
 from pyjode.solution import Solution, Stats
 from pyjode.state import StateLayout
 
-_COUNTS = {
-    "nf": "nfe",
-    "naccept": "naccept",
-    "nreject": "nreject",
-    "njacs": "njacs",
-    "nsolve": "nsolve",
-    "nw": "nw",
-    "nnonliniter": "nnonliniter",
-    "nnonlinconvfail": "nnonlinconvfail",
-}
+_COUNTS = ("naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 
 
 def load_ode() -> Any:
@@ -80,7 +71,7 @@ def solve_julia(problem: Any, method: Any, found: Method | None, options: Option
     name = found.name if found is not None else str(main.seval("a -> string(nameof(typeof(a)))")(method))
     solution = from_julia(raw, name)
     if throw and not solution.success:
-        steps = (solution.stats.naccept or 0) + (solution.stats.nreject or 0)
+        steps = int(solution.stats.naccept or 0) + int(solution.stats.nreject or 0)
         raise SolverError(
             f"{name} stopped at t = {solution.t_reached:.6g} after {steps} steps: {solution.retcode}",
             SolverFailure(solution.retcode, solution.t_reached, steps),
@@ -100,7 +91,8 @@ def from_julia(raw: Any, method: str | None = None) -> Solution:
     ts = torch.from_numpy(np.array(raw.t, dtype=np.float64))
     ys = _states(main.seval("s -> collect(s.u)")(raw))
     layout = StateLayout.of(ys[0])
-    counts = {ours: _count(raw.stats, theirs) for theirs, ours in _COUNTS.items()}
+    counts = {name: _count(raw.stats, name) for name in _COUNTS}
+    stats = Stats(nfe=_count(raw.stats, "nf") or 0, **counts)
     algorithm = method or str(main.seval("s -> string(nameof(typeof(s.alg)))")(raw))
     at = main.seval("(s, t) -> collect(s(t).u)")
 
@@ -110,7 +102,7 @@ def from_julia(raw: Any, method: str | None = None) -> Solution:
     return Solution(
         ts=ts,
         ys=ys,
-        stats=Stats(**{**counts, "nfe": counts["nfe"] or 0}),
+        stats=stats,
         retcode=str(raw.retcode),
         t_reached=float(raw.t[len(raw.t) - 1]),
         engine="julia",
