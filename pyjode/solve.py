@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -243,7 +245,7 @@ def checked_state(request: Request, y0: Any) -> Tensor:
         InputError: NaN or infinity in it.
     """
     u0 = request.layout.flatten(y0)
-    if not bool(torch.isfinite(u0.detach()).all()):
+    if not _all_finite(u0.detach()):
         raise InputError("y0 holds NaN or infinite entries")
     return u0
 
@@ -298,7 +300,17 @@ def tolerances(rtol: float | Tensor, atol: float | Tensor, layout: StateLayout) 
     Raises:
         InputError: negative, NaN, or of a shape that does not fit the state.
     """
+    if type(rtol) is float and type(atol) is float:
+        return _plain_tolerances(rtol, atol)
     return Tolerances(*(_tolerance(name, x, layout) for name, x in (("rtol", rtol), ("atol", atol))))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_tolerances(rtol: float, atol: float) -> Tolerances:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not value >= 0:
+            raise InputError(f"{name} must be zero or positive, got {value}")
+    return Tolerances(rtol, atol)
 
 
 def _tolerance(name: str, value: Any, layout: StateLayout) -> float | Tensor:
@@ -341,6 +353,30 @@ def adjoint_for(
         InputError: an unknown name.
         UnsupportedError: a pair of method and sensealg that is known to give wrong gradients.
     """
+    plain = type(rtol) is float and type(atol) is float
+    # Not where the user chose something: that may have to warn, each time.
+    usual = plain and sensealg is None and adjoint_method is None and adjoint_steps is None
+    complete = _usual_adjoint if usual else _complete_adjoint
+    return complete(
+        engine, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
+        adjoint_steps, continuous,
+    )  # fmt: skip
+
+
+def _complete_adjoint(
+    engine: Engine,
+    method: Method,
+    steps: StepControl,
+    dtype: torch.dtype,
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    sensealg: str | SenseAlg | None,
+    adjoint_method: str | None,
+    adjoint_rtol: float | None,
+    adjoint_atol: float | None,
+    adjoint_steps: StepControl | None,
+    continuous: bool,
+) -> Adjoint | None:
     if sensealg is None:
         if engine.name == "torchdiffeq":
             return None
@@ -368,6 +404,10 @@ def adjoint_for(
         atol=default_atol if adjoint_atol is None else adjoint_atol,
         steps=adjoint_steps,
     )
+
+
+# Remembered where all that it depends on are plain values: a small solve takes less time than working it out.
+_usual_adjoint = functools.lru_cache(maxsize=256)(_complete_adjoint)
 
 
 def tensors(params: nn.Module | Iterable[Tensor] | None, name: str) -> tuple[Tensor, ...] | None:
@@ -509,6 +549,8 @@ def check_monotonic(times: Tensor, name: str) -> None:
     if len(times) == 0:
         raise InputError(f"{name} is empty")
     values = times.detach()
+    if values.device.type == "cpu" and _plainly_monotonic(values.numpy()):
+        return
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{name} holds NaN or infinite times")
     steps = values[1:] - values[:-1]
@@ -516,8 +558,19 @@ def check_monotonic(times: Tensor, name: str) -> None:
         raise InputError(f"{name} must be strictly increasing or decreasing, without repeated times")
 
 
+def _all_finite(u: Tensor) -> bool:
+    return bool(np.isfinite(u.numpy()).all() if u.device.type == "cpu" else torch.isfinite(u).all())
+
+
+def _plainly_monotonic(values: np.ndarray) -> bool:
+    """Whether all is well, in the few microseconds that numpy takes; what is wrong is for the caller to find out."""
+    steps = values[1:] - values[:-1]
+    # Between two finite ends, what increases strictly is finite: comparisons with NaN are false.
+    return bool(np.isfinite(values[0]) and np.isfinite(values[-1]) and ((steps > 0).all() or (steps < 0).all()))
+
+
 def _smallest(tolerance: float | Tensor) -> float:
-    return float(torch.as_tensor(tolerance).detach().min())
+    return tolerance if isinstance(tolerance, float) else float(torch.as_tensor(tolerance).detach().min())
 
 
 def _one_of(value: str, choices: tuple[str, ...], name: str) -> str:

@@ -6,6 +6,8 @@ passed. Both directions are ordinary torch operations, so autograd sees through 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -62,9 +64,15 @@ class StateLayout:
             InputError: an entry is no tensor, has an integer or half-precision dtype, the nest is empty, or its
                 tensors are on several devices.
         """
+        if isinstance(y0, Tensor):
+            return _tensor_layout(y0.shape, y0.dtype, y0.device, name)
         tensors, treespec = pytree.tree_flatten(y0)
         if not tensors:
             raise InputError(f"{name} holds no tensor")
+        return StateLayout._of_leaves(tensors, treespec, name)
+
+    @staticmethod
+    def _of_leaves(tensors: list[Any], treespec: Any, name: str) -> StateLayout:
         leaves, start = [], 0
         for i, x in enumerate(tensors):
             where = name if len(tensors) == 1 else f"tensor {i} of {name}"
@@ -93,7 +101,7 @@ class StateLayout:
 
     def flatten(self, y: Any) -> Float[Tensor, " n"]:
         """``y`` (nest with this layout) as a vector of shape ``(n,)`` and the flat dtype."""
-        return self._flatten_leaves(pytree.tree_leaves(y))
+        return self._flatten_leaves([y] if isinstance(y, Tensor) else pytree.tree_leaves(y))
 
     def unflatten(self, u: Float[Tensor, "*lead n"]) -> Any:
         """The nest that a vector of shape ``(*lead, n)`` stands for; each leaf has shape ``(*lead, *leaf.shape)``."""
@@ -110,7 +118,7 @@ class StateLayout:
                 if x.dtype != leaf.dtype:
                     x = x.to(leaf.dtype)
             parts.append(x)
-        return pytree.tree_unflatten(parts, self.treespec)
+        return parts[0] if self.treespec.is_leaf() else pytree.tree_unflatten(parts, self.treespec)
 
     def flatten_derivative(self, dy: Any) -> Float[Tensor, " n"]:
         """What f returned, checked against this layout, as a vector of shape ``(n,)``.
@@ -141,6 +149,14 @@ class StateLayout:
                 raise InputError(f"{which} a tensor on {x.device}; the state is on {self.device}")
         return self._flatten_leaves(parts)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Looked up at every solve; the fields take longer than all the rest of it.
+        return hash((self.treespec, self.leaves, self.device))
+
     def _flatten_leaves(self, tensors: list[Tensor]) -> Tensor:
         flat = []
         for x in tensors:
@@ -149,3 +165,11 @@ class StateLayout:
             x = x.reshape(-1)
             flat.append(x if x.dtype == self.dtype else x.to(self.dtype))
         return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+@functools.lru_cache(maxsize=256)
+def _tensor_layout(shape: torch.Size, dtype: torch.dtype, device: torch.device, name: str) -> StateLayout:
+    """The layout of one tensor: what most states are, looked up rather than worked out at each solve."""
+    meta = torch.empty(shape, dtype=dtype, device="meta")
+    layout = StateLayout._of_leaves([meta], pytree.tree_structure(meta), name)
+    return dataclasses.replace(layout, device=device)

@@ -22,6 +22,7 @@ struct SolveArgs
     with_jac::Int
     stop_at_ts::Int     # 1: steps end at every save point
     dense::Int          # 1: keep the solution for dense output and adjoints
+    reuse::Int          # 1: the next solve of this right-hand side may overwrite the solution
 end
 
 "What came of it; same layout as `SolveReport` in boundary.py."
@@ -64,6 +65,13 @@ function forward(a::SolveArgs)
 end
 
 function forward(a::SolveArgs, r::RHS{T}, alg, ts::Vector{Float64}, abstol, reltol, dt) where {T}
+    kept = a.reuse == 1 ? r.integrator : nothing
+    if kept isa Kept && kept.alg === alg && kept.tolerances === typeof((abstol, reltol))
+        # Whatever goes wrong, a broken integrator is not used again.
+        r.integrator = nothing
+        u0 = unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n)
+        return again(kept, a, r, kept.integrator, u0, ts, abstol, reltol, dt)::SolveReport
+    end
     u0 = copy(unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n))
     prob = a.with_jac == 1 ? implicit_problem(r, u0, (ts[1], ts[end])) : explicit_problem(r, u0, (ts[1], ts[end]))
     return forward(a, r, prob, alg, ts, abstol, reltol, dt)
@@ -77,12 +85,56 @@ function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, rel
         dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters,
         saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
     )
+    report = complete!(a, r, integrator, ts)
+    if a.reuse == 1 && dense && report.success == 1 && known_tableau(alg, T)
+        r.integrator = Kept(alg, typeof((abstol, reltol)), integrator)
+    end
+    return report
+end
+
+"""
+An integrator for the next solve of the same right-hand side by the same method: making one costs more than a small
+solve. Only where the method is an explicit Runge-Kutta one, which carries nothing from step to step, and only where
+nobody needs the problem of the solution (the continuous adjoints do).
+"""
+struct Kept
+    alg::Any
+    tolerances::Type
+    integrator::Any
+end
+
+function again(kept::Kept, a::SolveArgs, r::RHS{T}, integrator, u0, ts, abstol, reltol, dt) where {T}
+    opts = integrator.opts
+    opts.abstol, opts.reltol = abstol, reltol
+    opts.adaptive, opts.maxiters = a.adaptive == 1, a.maxiters
+    opts.dtmin, opts.dtmax = given(a.dtmin, 0.0), given(a.dtmax, ts[end] - ts[1])
+    zero_counts!(integrator.stats)
+    integrator.dt = integrator.dtcache = dt === nothing ? 0.0 : dt
+    SciMLBase.reinit!(
+        integrator, u0; t0 = ts[1], tf = ts[end], tstops = a.stop_at_ts == 1 ? ts : NO_TIMES, saveat = NO_TIMES,
+        d_discontinuities = NO_TIMES, reset_dt = dt === nothing, reinit_dae = false, reinit_callbacks = false
+    )
+    report = complete!(a, r, integrator, ts)
+    report.success == 1 && (r.integrator = kept)
+    return report
+end
+
+const NO_TIMES = Float64[]
+
+function zero_counts!(stats::S) where {S}
+    for i in 1:fieldcount(S)
+        fieldtype(S, i) <: Real && setfield!(stats, i, zero(fieldtype(S, i)))
+    end
+    return nothing
+end
+
+function complete!(a::SolveArgs, r::RHS{T}, integrator, ts) where {T}
     sol = SciMLBase.solve!(integrator)
-    if dense
+    if a.dense == 1
         a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0})
         nsaved, handle = length(sol.t), keep!(Forward(sol, r))
     else
-        nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt), 0
+        nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt, r.n), 0
     end
     success = SciMLBase.successful_retcode(sol)
     MESSAGE[] = success ? "Success" : string(sol.retcode)
@@ -93,20 +145,28 @@ function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, rel
     )
 end
 
-"Save points that a failed solve did not reach stay untouched."
-function copy_saved!(ys::Ptr{T}, sol, nt::Int) where {T}
+"Save points that a failed solve did not reach become NaN."
+function copy_saved!(ys::Ptr{T}, sol, nt::Int, n::Int) where {T}
     nsaved = min(length(sol.u), nt)
     for i in 1:nsaved
         u = sol.u[i]
         GC.@preserve u unsafe_copyto!(ys + (i - 1) * sizeof(u), pointer(u), length(u))
     end
+    not_reached!(ys, nsaved, nt, n)
     return nsaved
 end
 
 function interpolate!(out::Ptr{T}, sol, ts::Vector{Float64}, n::Int, deriv) where {T}
     for (i, t) in pairs(ts)
-        t > sol.t[end] && break
+        t > sol.t[end] && return not_reached!(out, i - 1, length(ts), n)
         sol(unsafe_wrap(Vector{T}, out + (i - 1) * n * sizeof(T), n), t, deriv)
+    end
+    return nothing
+end
+
+function not_reached!(ys::Ptr{T}, reached::Int, nt::Int, n::Int) where {T}
+    for i in (reached * n + 1):(nt * n)
+        unsafe_store!(ys, T(NaN), i)
     end
     return nothing
 end

@@ -30,6 +30,7 @@ function workload_rhs(::Type{T}; blocks = 1) where {T}
     return RHS{T}(n, 1, 1.0, blocks, StateFunction{T}(f), VJPFunction{T}(vjp), StateFunction{T}(jac), StateFunction{T}(zero!))
 end
 
+# The discrete adjoint three times: integrators are used again once its tableau is known.
 "Solve, and with `sensealg` differentiate, as Python would; returns λ(t0)."
 function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac = false, blocks = 1, adjoint_alg = alg) where {T}
     r = workload_rhs(T; blocks)
@@ -38,10 +39,10 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
     du0, dp, dts, cotangents = zeros(T, r.n), zeros(T, 1), zeros(3), ones(T, r.n, 3)
     handles = [keep!(r), keep!(alg), keep!(adjoint_alg), keep!(sensealg)]
     GC.@preserve ts u0 ys abstol reltol du0 dp dts cotangents begin
-        for dense in (0, 1)
+        for dense in (sensealg isa DiscreteAdjoint ? (0, 1, 1, 1) : (0, 1))
             args = SolveArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense
+                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense, sensealg isa DiscreteAdjoint
             )
             report = forward(args)
             dense == 0 && continue

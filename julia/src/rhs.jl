@@ -36,12 +36,14 @@ mutable struct RHS{T} <: Function
     "The `ODEFunction`s around it, once made: SciMLBase looks their methods up each time it makes one."
     explicit::Any
     implicit::Any
+    "A `Kept` integrator, or nothing."
+    integrator::Any
 end
 
 function RHS{T}(n, np, sign, blocks, f, vjp, jac, tgrad) where {T}
     return RHS{T}(
         n, np, sign, blocks, f, vjp, jac, tgrad, zeros(T, np),
-        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing
+        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing, nothing
     )
 end
 

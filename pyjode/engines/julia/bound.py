@@ -23,25 +23,27 @@ from pyjode.rhs.native import NativeRHS
 _KEPT = 4
 
 
-def bound_function(
-    owner: object, rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool, pool: bool = False
-) -> Callbacks | NativeFunction | SourceFunction:
-    """``rhs`` bound to Julia, nobody else's until ``owner`` is collected.
+Function = Callbacks | NativeFunction | SourceFunction
+
+
+def take(
+    rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool, pool: bool = False
+) -> Function:
+    """``rhs`` bound to Julia, the caller's alone until it is given back.
 
     Args:
-        owner: who uses it.
         rhs: the right-hand side.
         params: values to use for ``rhs.params``.
         sign: -1 to integrate backwards in time.
         with_jac: whether the method asks for Jacobians.
         pool: whether several threads are to use it at once, where it calls no Python.
     """
-    # Kept on the right-hand side itself: they refer to it, and must not outlive it.
-    pools: dict[tuple[int, bool, bool], deque[Any]] = vars(rhs).setdefault("_free_functions", {})
-    free = pools.setdefault((sign, with_jac, pool), deque(maxlen=_KEPT))
+    if not isinstance(rhs, NativeRHS):
+        params = tuple(p.detach() for p in params)
+    function: Function
     try:
         # One atomic step: solves come from many threads, finalizers at any time.
-        function = free.pop()
+        function = _free(rhs, sign, with_jac, pool).pop()
         function.params = params
     except IndexError:
         if isinstance(rhs, NativeRHS):
@@ -51,5 +53,15 @@ def bound_function(
         else:
             function = Callbacks(rhs, params, sign, with_jac)
         weakref.finalize(function, gate().release, function.handle)
-    weakref.finalize(owner, free.append, function)
     return function
+
+
+def give_back(rhs: RightHandSide, function: Function, sign: int, with_jac: bool, pool: bool = False) -> None:
+    """The function is free for the next solve. Safe in finalizers."""
+    _free(rhs, sign, with_jac, pool).append(function)
+
+
+def _free(rhs: RightHandSide, sign: int, with_jac: bool, pool: bool) -> deque[Any]:
+    # Kept on the right-hand side itself: they refer to it, and must not outlive it.
+    pools: dict[tuple[int, bool, bool], deque[Any]] = vars(rhs).setdefault("_free_functions", {})
+    return pools.setdefault((sign, with_jac, pool), deque(maxlen=_KEPT))

@@ -41,7 +41,7 @@ NativeArgs = _structure(
 SolveArgs = _structure(
     "SolveArgs",
     "rhs:i alg:i u0:p ts:p nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d maxiters:i "
-    "with_jac:i stop_at_ts:i dense:i",
+    "with_jac:i stop_at_ts:i dense:i reuse:i",
     "``SolveArgs`` of julia/src/forward.jl.",
 )
 SolveReport = _structure(

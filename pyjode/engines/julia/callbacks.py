@@ -40,7 +40,8 @@ class Callbacks:
         self.params = params
         self._slots = (c_uint64 * 4)()
         self._t = torch.zeros((), dtype=layout.dtype)
-        self._flat_p = torch.zeros(sum(p.numel() for p in params), dtype=layout.dtype)
+        self.n_params = sum(p.numel() for p in params)
+        self._flat_p = torch.zeros(self.n_params, dtype=layout.dtype)
         self._p_parts = [
             part.view(p.shape) for part, p in zip(self._flat_p.split([p.numel() for p in params]), params, strict=True)
         ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-import weakref
 from contextlib import AbstractContextManager
 from ctypes import byref
 from dataclasses import replace
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_second_derivative, without_autocast
 from pyjode.engines.crossings import Crossings
-from pyjode.engines.julia.bound import bound_function
-from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, SolveArgs, SolveReport, gate
+from pyjode.engines.julia.bound import give_back, take
+from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, Gate, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
 from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
@@ -50,16 +50,17 @@ class JuliaEngine:
             return solve_from_device(self, request, u0, ts)
         refuse_forward_mode()
         y0 = request.layout.unflatten(u0.detach())
-        rhs = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way)
+        rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
         params = rhs.params
         if request.exact_params:
             wanted = {id(p) for p in request.params or ()}
             params = tuple(p if id(p) in wanted else p.detach() for p in params)
-        sign = -1 if ts[-1] < ts[0] else 1
+        sign = -1 if len(ts) > 1 and bool(ts[1] < ts[0]) else 1
         solve = _Solve(request, rhs, params, sign)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
         if request.save_steps:
-            us = solve.forward(u0, ts, dense=True)
+            with torch.no_grad():
+                us = solve.forward(u0, ts, dense=True)
             if not (differentiable and solve.report.success):
                 return solve.answer(*solve.steps())
             # Where the steps fell is known now; the states there are asked for as at any save points.
@@ -68,7 +69,8 @@ class JuliaEngine:
         if differentiable:
             us = _Differentiable.apply(solve, u0, ts, *params)
         else:
-            us = solve.forward(u0, ts, dense=request.dense)
+            with torch.no_grad():
+                us = solve.forward(u0, ts, dense=request.dense)
         return solve.answer(ts, us)
 
     def solve_until(
@@ -94,43 +96,37 @@ class _Solve:
         self.rhs = rhs
         self.sign = sign
         self.with_jac = request.method.stiff
-        self.function = bound_function(self, rhs, tuple(p.detach() for p in params), sign, self.with_jac)
+        self.function = take(rhs, params, sign, self.with_jac)
         self.report = SolveReport()
         self.retcode = ""
         self.grid = torch.empty(0)
 
-    @torch.no_grad()
+    def __del__(self) -> None:
+        # Plain, not weakref.finalize: a small solve takes no longer than two of those.
+        function = self.__dict__.get("function")
+        if function is not None:
+            if self.report.solution:
+                gate().release(self.report.solution)
+            give_back(self.rhs, function, self.sign, self.with_jac)
+
     def forward(self, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], *, dense: bool) -> Float[Tensor, "T n"]:
         """States at ``ts``, shape ``(T, n)``; rows that were not reached are NaN."""
-        request, layout = self.request, self.request.layout
+        layout, julia = self.request.layout, gate()
         u0 = u0.detach().to(layout.dtype).contiguous()
-        grid = (self.sign * ts.detach()).contiguous()
-        us = torch.full((len(grid), layout.n), nan, dtype=layout.dtype)
-        rtol, atol, per_element = _tolerance_vectors(request, layout.n)
-        args = SolveArgs(
-            rhs=self.function.handle,
-            alg=_handle(request.method),
-            u0=u0.data_ptr(),
-            ts=grid.data_ptr(),
-            nt=len(grid),
-            ys=us.data_ptr(),
-            abstol=atol.data_ptr(),
-            reltol=rtol.data_ptr(),
-            per_element=int(per_element),
-            **_step_arguments(request.steps),
-            dtmin=_nan(request.steps.dtmin),
-            dtmax=_nan(request.steps.dtmax),
-            with_jac=int(self.with_jac),
-            # Without a dt of their own, fixed steps go from save point to save point, as torchdiffeq's do. A method
-            # whose dense output is worse than its steps must step on the save points.
-            stop_at_ts=int((not request.steps.adaptive and request.steps.dt is None) or request.method.rough_output),
-            dense=int(dense),
-        )
-        with gate().locked():
-            gate().call("solve", byref(args), byref(self.report), without_gil=not self.function.calls_python)
-            self.retcode = gate().message()
-        if self.report.solution:
-            weakref.finalize(self, gate().release, self.report.solution)
+        grid = (ts.detach() if self.sign > 0 else -ts.detach()).contiguous()
+        us = torch.empty((len(grid), layout.n), dtype=layout.dtype)
+        args, _tolerances = _solve_arguments(self.request, self.with_jac)
+        args.rhs = self.function.handle
+        args.u0 = u0.data_ptr()
+        args.ts = grid.data_ptr()
+        args.nt = len(grid)
+        args.ys = us.data_ptr()
+        args.dense = dense
+        adjoint = self.request.adjoint
+        args.reuse = dense and adjoint is not None and isinstance(adjoint.sensealg, DiscreteAdjoint)
+        with julia.locked():
+            julia.call("solve", byref(args), byref(self.report), without_gil=not self.function.calls_python)
+            self.retcode = "Success" if self.report.success else julia.message()
         self.grid = grid
         return us
 
@@ -153,7 +149,6 @@ class _Solve:
             self._interpolate if self.report.solution else None,
         )
 
-    @torch.no_grad()
     def backward(
         self, cotangents: Float[Tensor, "T n"], params: tuple[Tensor, ...], want_t: bool
     ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
@@ -161,33 +156,25 @@ class _Solve:
         adjoint = self.request.adjoint
         assert adjoint is not None
         self.function.params = params
-        layout = self.request.layout
+        layout, julia = self.request.layout, gate()
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(layout.n, dtype=layout.dtype)
-        dp = torch.zeros(sum(p.numel() for p in params), dtype=layout.dtype)
-        dts = torch.zeros(len(self.grid), dtype=torch.float64)
-        args = AdjointArgs(
-            solution=self.report.solution,
-            alg=_handle(adjoint.method),
-            sensealg=_sensealg_handle(adjoint.sensealg),
-            joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
-            ts=self.grid.data_ptr(),
-            nt=len(self.grid),
-            cotangents=cotangents.data_ptr(),
-            abstol=getattr(adjoint.sensealg, "abstol", None) or adjoint.atol,
-            reltol=getattr(adjoint.sensealg, "reltol", None) or adjoint.rtol,
-            **_step_arguments(adjoint.steps),
-            want_t=int(want_t),
-            du0=du0.data_ptr(),
-            dp=dp.data_ptr(),
-            dts=dts.data_ptr(),
-        )
+        dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
+        dts = torch.zeros(len(self.grid) if want_t else 0, dtype=torch.float64)
+        args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
+        args.solution = self.report.solution
+        args.ts = self.grid.data_ptr()
+        args.nt = len(self.grid)
+        args.cotangents = cotangents.data_ptr()
+        args.want_t = want_t
+        args.du0 = du0.data_ptr()
+        args.dp = dp.data_ptr()
+        args.dts = dts.data_ptr()
         report = AdjointReport()
-        with gate().locked():
-            gate().call("adjoint", byref(args), byref(report), without_gil=not self.function.calls_python)
-            retcode = gate().message()
-        if not report.success:
-            raise _adjoint_failure(adjoint, retcode, report)
+        with julia.locked():
+            julia.call("adjoint", byref(args), byref(report), without_gil=not self.function.calls_python)
+            if not report.success:
+                raise _adjoint_failure(adjoint, julia.message(), report)
         return du0, dts, self.function.parameter_gradients(dp)
 
     def _interpolate(self, times: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
@@ -287,6 +274,53 @@ def _tolerance_vectors(request: Request, n: int) -> tuple[Tensor, Tensor, bool]:
     per_element = rtol.numel() > 1 or atol.numel() > 1
     shape = (n,) if per_element else (1,)
     return rtol.broadcast_to(shape).contiguous(), atol.broadcast_to(shape).contiguous(), per_element
+
+
+def _solve_arguments(request: Request, with_jac: bool) -> tuple[Any, tuple[Tensor, Tensor]]:
+    """Arguments of a solve but for its memory, and the tolerances they point to (to be kept until it is done)."""
+    rtol, atol = request.tolerances.rtol, request.tolerances.atol
+    if isinstance(rtol, float) and isinstance(atol, float):
+        args, vectors = _plain_solve_arguments(gate(), request.method, request.steps, rtol, atol, with_jac)
+        return SolveArgs.from_buffer_copy(args), vectors
+    r, a, _ = _tolerance_vectors(request, request.layout.n)
+    return _new_solve_arguments(request.method, request.steps, r, a, with_jac), (r, a)
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_solve_arguments(
+    _: Gate, method: Method, steps: StepControl, rtol: float, atol: float, with_jac: bool
+) -> tuple[Any, tuple[Tensor, Tensor]]:
+    r, a = (torch.tensor([x], dtype=torch.float64) for x in (rtol, atol))
+    return _new_solve_arguments(method, steps, r, a, with_jac), (r, a)
+
+
+def _new_solve_arguments(method: Method, steps: StepControl, rtol: Tensor, atol: Tensor, with_jac: bool) -> Any:
+    return SolveArgs(
+        alg=_handle(method),
+        abstol=atol.data_ptr(),
+        reltol=rtol.data_ptr(),
+        per_element=int(len(rtol) > 1),
+        **_step_arguments(steps),
+        dtmin=_nan(steps.dtmin),
+        dtmax=_nan(steps.dtmax),
+        with_jac=int(with_jac),
+        # Without a dt of their own, fixed steps go from save point to save point, as torchdiffeq's do. A method
+        # whose dense output is worse than its steps must step on the save points.
+        stop_at_ts=int((not steps.adaptive and steps.dt is None) or method.rough_output),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _adjoint_arguments(_: Gate, adjoint: Adjoint) -> Any:
+    """Arguments of a backward pass but for its memory."""
+    return AdjointArgs(
+        alg=_handle(adjoint.method),
+        sensealg=_sensealg_handle(adjoint.sensealg),
+        joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
+        abstol=getattr(adjoint.sensealg, "abstol", None) or adjoint.atol,
+        reltol=getattr(adjoint.sensealg, "reltol", None) or adjoint.rtol,
+        **_step_arguments(adjoint.steps),
+    )
 
 
 def _adjoint_failure(adjoint: Adjoint, retcode: str, report: Any) -> SolverError:
