@@ -43,7 +43,7 @@ function pull!(s::Sweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
     r.vjp(pointer(s.Ju), Jp, v, U, r.sign * t)
     flip!(r, pointer(s.Ju), r.n)
     if r.np > 0
-        s.dp .+= T(r.sign) .* s.Jp
+        axpy!(T(r.sign), s.Jp, s.dp)
     end
     s.nvjp += 1
     return s.Ju
@@ -82,7 +82,7 @@ end
 
 function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) where {T}
     t0, h = sol.t[n - 1], sol.t[n] - sol.t[n - 1]
-    u0, hT = sol.u[n - 1], T(h)
+    hT = T(h)
     q = stages(tab)
     K = s.K
     fill!(K, 0)

@@ -1,7 +1,11 @@
 # Small matrix products on strided memory: c = a b + start. Each operand is a pointer and the strides of its rows and
 # columns; `start` may be null. OpenBLAS packs its operands, which costs more than the whole product at these sizes.
 
-const TILE_M, TILE_N = 4, 4
+# Most vectors of a tile of 1, 2, 3, 4 rows: its accumulators, a row of b and one entry of a stay in registers, and there
+# are enough of them that the products do not wait for each other.
+const TILE_M = 4
+const TILE_N = REGISTERS >= 32 ? (8, 8, 4, 4) : (8, 4, 3, 3)
+const DOT_ROWS = REGISTERS >= 32 ? 4 : 2
 
 """
     matmul!(c, cm, cn, a, am, ak, b, bk, bn, s, sm, sn, m, n, k)
@@ -49,56 +53,81 @@ end
 
 function rows!(c::Ptr{T}, cm, a, am, ak, b, bk, s, sm, sn, m, n, k) where {T}
     W, size = lanes(T), sizeof(T)
+    most = TILE_N[Base.min(m, TILE_M)]
     j = 0
     while j < n
-        vectors = Base.min(TILE_N, cld(n - j, W))
+        # As many to each tile as to the others: a tile of few waits for its own sums.
+        left = cld(n - j, W)
+        vectors = cld(left, cld(left, most))
+        # The last vector of a row starts early rather than end in a masked store, which is slow on many processors;
+        # what two vectors share is computed twice.
         last = Base.min(W, n - j - (vectors - 1) * W)
+        early = n < W ? 0 : W - last
         cj, bj, sj = c + j * size, b + j * size, s == C_NULL ? s : s + j * sn * size
-        i = 0
-        while i < m
-            height = Base.min(TILE_M, m - i)
-            ci, ai, si = cj + i * cm * size, a + i * am * size, s == C_NULL ? s : sj + i * sm * size
-            dispatch_tile!(height, vectors, ci, cm, ai, am, ak, bj, bk, si, sm, sn, k, last)
-            i += height
+        if n < W
+            columns!(Val(true), Val(1), cj, cm, a, am, ak, bj, bk, sj, sm, sn, m, k, last)
+        else
+            Base.Cartesian.@nif 8 v -> (vectors == v) v -> (
+                columns!(Val(false), Val(v), cj, cm, a, am, ak, bj, bk, sj, sm, sn, m, k, early)
+            )
         end
         j += vectors * W
     end
     return nothing
 end
 
-@inline function dispatch_tile!(height, vectors, args...)
-    Base.Cartesian.@nif 4 h -> (height == h) h -> (
-        Base.Cartesian.@nif 4 v -> (vectors == v) v -> tile!(Val(h), Val(v), args...)
+"All rows of N vectors of columns, in tiles as high as there are registers for."
+@generated function columns!(masked, ::Val{N}, c::Ptr{T}, cm, a, am, ak, b, bk, s, sm, sn, m, k, ragged) where {N, T}
+    most, size = something(findlast(>=(N), TILE_N), 1), sizeof(T)
+    tile(h) = :(
+        tile!(
+            masked, Val($h), Val(N), c + i * cm * $size, cm, a + i * am * $size, am, ak, b, bk,
+            s == C_NULL ? s : s + i * sm * $size, sm, sn, k, ragged
+        )
     )
-    return nothing
+    rest = [:(if i + $h <= m; $(tile(h)); i += $h; end) for h in (most - 1):-1:1]
+    return quote
+        i = 0
+        while i + $most <= m
+            $(tile(most))
+            i += $most
+        end
+        $(rest...)
+        return nothing
+    end
 end
 
-"A tile of M rows by N vectors, of which the last has `last` lanes."
+"""
+A tile of M rows by N vectors. Masked: of its one vector, the first `ragged` lanes. Not masked: its last vector starts
+`ragged` lanes early.
+"""
 @generated function tile!(
-        ::Val{M}, ::Val{N}, c::Ptr{T}, cm, a, am, ak, b, bk, s, sm, sn, k, last
-    ) where {M, N, T}
+        ::Val{masked}, ::Val{M}, ::Val{N}, c::Ptr{T}, cm, a, am, ak, b, bk, s, sm, sn, k, ragged
+    ) where {masked, M, N, T}
     W, size = lanes(T), sizeof(T)
     V = Vec{W, T}
     acc(i, v) = Symbol("acc_", i, "_", v)
+    at(v) = v == N && !masked ? :($((v - 1) * W) - ragged) : :($((v - 1) * W))
+    mask = masked ? (:ragged,) : ()
+    load(p) = Expr(:call, :vload, V, p, mask...)
     code = quote
         if s == C_NULL
             $((:($(acc(i, v)) = splat($V, zero(T))) for i in 1:M for v in 1:N)...)
         elseif sn == 1
-            $((:($(acc(i, v)) = vload($V, s + ($(i - 1) * sm + $((v - 1) * W)) * $size, $(v == N ? :last : W))) for i in 1:M for v in 1:N)...)
+            $((:($(acc(i, v)) = $(load(:(s + ($(i - 1) * sm + $(at(v))) * $size)))) for i in 1:M for v in 1:N)...)
         elseif sn == 0
             $((:($(acc(i, v)) = splat($V, ld(s, $(i - 1) * sm))) for i in 1:M for v in 1:N)...)
         else
-            $((:($(acc(i, v)) = strided($V, s + ($(i - 1) * sm + $((v - 1) * W) * sn) * $size, sn, $(v == N ? :last : W))) for i in 1:M for v in 1:N)...)
+            $((:($(acc(i, v)) = strided($V, s + ($(i - 1) * sm + $(at(v)) * sn) * $size, sn, $(masked ? :ragged : W))) for i in 1:M for v in 1:N)...)
         end
         for l in 0:(k - 1)
-            $((v == N ? :($(Symbol("b_", v)) = vload($V, b + (l * bk + $((v - 1) * W)) * $size, last)) :
-                :($(Symbol("b_", v)) = vload($V, b + (l * bk + $((v - 1) * W)) * $size)) for v in 1:N)...)
+            $((:($(Symbol("b_", v)) = $(load(:(b + (l * bk + $(at(v))) * $size)))) for v in 1:N)...)
             $((quote
                 x = splat($V, ld(a, $(i - 1) * am + l * ak))
                 $((:($(acc(i, v)) = vfma(x, $(Symbol("b_", v)), $(acc(i, v)))) for v in 1:N)...)
             end for i in 1:M)...)
         end
-        $((:(vstore(c + ($(i - 1) * cm + $((v - 1) * W)) * $size, $(acc(i, v)), $(v == N ? :last : W))) for i in 1:M for v in 1:N)...)
+        $((Expr(:call, :vstore, :(c + ($(i - 1) * cm + $(at(v))) * $size), acc(i, v), mask...) for i in 1:M for v in 1:N)...)
         return nothing
     end
     return code
@@ -113,14 +142,14 @@ function dots!(c::Ptr{T}, cm, a, am, b, bn, s, sm, sn, m, n, k) where {T}
     size = sizeof(T)
     i = 0
     while i < m
-        height = m - i >= 4 ? 4 : 1
+        height = m - i >= DOT_ROWS ? DOT_ROWS : 1
         j = 0
         while j < n
             width = Base.min(4, n - j)
             ci, ai = c + (i * cm + j) * size, a + i * am * size
             si = s == C_NULL ? s : s + (i * sm + j * sn) * size
-            if height == 4
-                dot_tile!(Val(4), ci, cm, ai, am, b + j * bn * size, bn, si, sm, sn, k, width)
+            if height == DOT_ROWS
+                dot_tile!(Val(DOT_ROWS), ci, cm, ai, am, b + j * bn * size, bn, si, sm, sn, k, width)
             else
                 dot_tile!(Val(1), ci, cm, ai, am, b + j * bn * size, bn, si, sm, sn, k, width)
             end
@@ -162,7 +191,13 @@ end
             if s != C_NULL
                 x = vadd(x, strided(Vec{4, T}, s + $(i - 1) * sm * $size, sn, width))
             end
-            vstore(c + $(i - 1) * cm * $size, x, width)
+            if width == 4
+                vstore(c + $(i - 1) * cm * $size, x)
+            else
+                for j in 1:width
+                    st(c, x[j].value, $(i - 1) * cm + j - 1)
+                end
+            end
         end for i in 1:M)...)
         return nothing
     end
@@ -173,21 +208,25 @@ end
 "dst[j, i] = src[i, j] for a rows x cols source whose columns are contiguous and whose rows are `ld` apart."
 @noinline function transpose!(dst::Ptr{T}, src::Ptr{T}, ld::Int, rows::Int, cols::Int) where {T}
     W, size = lanes(T), sizeof(T)
+    if rows < W || cols < W
+        for i in 0:(rows - 1), j in 0:(cols - 1)
+            st(dst, unsafe_load(src, i * ld + j + 1), j * rows + i)
+        end
+        return nothing
+    end
+    # The last blocks start early: what two blocks share is copied twice.
     for i in 0:W:(rows - 1), j in 0:W:(cols - 1)
-        transpose_block!(
-            dst + (j * rows + i) * size, src + (i * ld + j) * size, rows, ld,
-            Base.min(W, rows - i), Base.min(W, cols - j)
-        )
+        i0, j0 = Base.min(i, rows - W), Base.min(j, cols - W)
+        transpose_block!(dst + (j0 * rows + i0) * size, src + (i0 * ld + j0) * size, rows, ld)
     end
     return nothing
 end
 
-@generated function transpose_block!(dst::Ptr{T}, src::Ptr{T}, dst_ld, src_ld, rows, cols) where {T}
+@generated function transpose_block!(dst::Ptr{T}, src::Ptr{T}, dst_ld, src_ld) where {T}
     W, size = lanes(T), sizeof(T)
     x(i) = Symbol("x_", i)
-    # Rows past the end repeat the last one.
     code = quote
-        $((:($(x(i)) = vload(Vec{$W, T}, src + Base.min($i, rows - 1) * src_ld * $size, cols)) for i in 0:(W - 1))...)
+        $((:($(x(i)) = vload(Vec{$W, T}, src + $i * src_ld * $size)) for i in 0:(W - 1))...)
     end
     h = W ÷ 2
     while h >= 1
@@ -202,7 +241,7 @@ end
         h ÷= 2
     end
     for i in 0:(W - 1)
-        push!(code.args, :($i < cols && vstore(dst + $i * dst_ld * $size, $(x(i)), rows)))
+        push!(code.args, :(vstore(dst + $i * dst_ld * $size, $(x(i)))))
     end
     push!(code.args, :(return nothing))
     return code

@@ -5,14 +5,27 @@
 @inline st(p::Ptr{T}, x, k::Int) where {T} = unsafe_store!(p, convert(T, x), k + 1)
 
 """
+Bytes of a vector register, and how many such registers there are: what loops and tiles are cut to. Longer vectors than
+the processor has are split by LLVM, which then has too few registers for a tile; masked ends cost more than they save
+where masks are no registers of their own (AVX2).
+"""
+const REGISTER_BYTES, REGISTERS, MASKS = let cpu = Base.BinaryPlatforms.CPUID
+    x86 = Sys.ARCH in (:x86_64, :i686)
+    x86 && cpu.test_cpu_feature(cpu.JL_X86_avx512f) ? (64, 32, true) :
+        x86 && cpu.test_cpu_feature(cpu.JL_X86_avx) ? (32, 16, false) : x86 ? (16, 16, false) : (16, 32, false)
+end
+
+"""
     @vector width ragged
 
 At the end of a loop's body: LLVM may reorder its iterations, should vectorize them `width` wide, and where the number of
 iterations is `ragged` (no multiple of it) do the last ones with a mask rather than one by one.
 """
 macro vector(width, ragged)
-    hints = Any[Symbol("julia.simdloop"), Symbol("julia.ivdep"), (Symbol("llvm.loop.vectorize.width"), width)]
-    ragged && push!(hints, (Symbol("llvm.loop.vectorize.predicate.enable"), true))
+    # Float32 lanes; twice as many Float64 as fit are two registers, which a loop has room for.
+    lanes = Base.min(width, REGISTER_BYTES ÷ 4)
+    hints = Any[Symbol("julia.simdloop"), Symbol("julia.ivdep"), (Symbol("llvm.loop.vectorize.width"), lanes)]
+    ragged && MASKS && push!(hints, (Symbol("llvm.loop.vectorize.predicate.enable"), true))
     return Expr(:loopinfo, hints...)
 end
 
@@ -26,8 +39,8 @@ end
 
 const Vec{W, T} = NTuple{W, VecElement{T}}
 
-"Lanes of a 64-byte vector; LLVM splits it where the processor has shorter ones."
-lanes(::Type{T}) where {T} = 64 ÷ sizeof(T)
+"Lanes of a vector register, at least four of them."
+lanes(::Type{T}) where {T} = Base.max(REGISTER_BYTES ÷ sizeof(T), 4)
 
 llvm_name(::Type{Float32}) = "float"
 llvm_name(::Type{Float64}) = "double"
@@ -79,6 +92,17 @@ end
     }
     """
     return :(Base.llvmcall(($ir, "entry"), Cvoid, Tuple{UInt64, Int32, Vec{W, T}}, UInt64(p), n % Int32, x))
+end
+
+@generated function vstore(p::Ptr{T}, x::Vec{W, T}) where {W, T}
+    v, ptr = llvm_type(W, T), pointer_type(W, T)
+    target = VERSION < v"1.12-" ? "$ptr %p" : "ptr %p"
+    ir = """
+    %p = inttoptr i64 %0 to $ptr
+    store $v %1, $target, align $(sizeof(T))
+    ret void
+    """
+    return :(Base.llvmcall($ir, Cvoid, Tuple{UInt64, Vec{W, T}}, UInt64(p), x))
 end
 
 @inline splat(::Type{Vec{W, T}}, x::T) where {W, T} = ntuple(_ -> VecElement(x), Val(W))
