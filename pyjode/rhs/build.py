@@ -44,7 +44,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 def build_rhs(
     f: Callable[[Tensor, Any], Any],
     y0: Any,
-    t0: float,
+    t0: float | Tensor,
     *,
     params: Iterable[Any] | nn.Module | None = None,
     way: str = "auto",
@@ -90,6 +90,7 @@ def build_rhs(
             entries.move_to_end(key)
             return entry.rhs(f)
         with torch.no_grad():
+            t0 = t0.detach() if isinstance(t0, Tensor) else t0
             t = torch.tensor(float(t0), dtype=layout.dtype, device=layout.device)
             u = layout.flatten(y0).detach().clone()
         entry = _Attempt(f, layout, t, u, explicit).build(way)

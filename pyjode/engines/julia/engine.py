@@ -160,7 +160,7 @@ class _Solve:
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(layout.n, dtype=layout.dtype)
         dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
-        dts = torch.zeros(len(self.grid) if want_t else 0, dtype=torch.float64)
+        dts = torch.zeros(len(self.grid), dtype=torch.float64)
         args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
         args.solution = self.report.solution
         args.ts = self.grid.data_ptr()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_second_derivative, without_autocast
-from pyjode.engines.julia.bound import bound_function
+from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import (
     IndependentAdjointArgs,
     IndependentAdjointReport,
@@ -72,8 +72,8 @@ class _Solves:
         self.request = request
         self.sign = sign
         self.with_jac = request.method.stiff
-        detached = tuple(p.detach() for p in params)
-        self.function = bound_function(self, rhs, detached, sign, self.with_jac, pool=True)
+        self.function = function = take(rhs, params, sign, self.with_jac, pool=True)
+        weakref.finalize(self, give_back, rhs, function, sign, self.with_jac, pool=True)
         self.threads = 1 if self.function.calls_python else gate().threads
         self.report = IndependentReport()
         self.retcodes: tuple[str, ...] = ()

@@ -12,7 +12,6 @@ from pyjode.engines.julia.boundary import NativeArgs, gate
 from pyjode.engines.julia.callbacks import parameter_gradients
 from pyjode.rhs.native import NativeRHS
 
-
 _DATA_PTR = operator.methodcaller("data_ptr")
 _IS_CONTIGUOUS = operator.methodcaller("is_contiguous")
 

@@ -29,6 +29,7 @@ class SourceFunction:
         self._memory = torch.zeros(sum(x.numel() for x in rhs.leaves), dtype=layout.dtype)
         self._version = torch.zeros(1, dtype=torch.int64)
         self.params = params
+        self.n_params = sum(p.numel() for p in params)
         places, at = {}, 0
         for p in rhs.params:
             places[id(p)] = at
