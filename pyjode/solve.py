@@ -358,13 +358,13 @@ def adjoint_for(
     usual = plain and sensealg is None and adjoint_method is None and adjoint_steps is None
     complete = _usual_adjoint if usual else _complete_adjoint
     return complete(
-        engine, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
+        engine.name, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
         adjoint_steps, continuous,
     )  # fmt: skip
 
 
 def _complete_adjoint(
-    engine: Engine,
+    engine: str,
     method: Method,
     steps: StepControl,
     dtype: torch.dtype,
@@ -378,20 +378,20 @@ def _complete_adjoint(
     continuous: bool,
 ) -> Adjoint | None:
     if sensealg is None:
-        if engine.name == "torchdiffeq":
+        if engine == "torchdiffeq":
             return None
         chosen = DiscreteAdjoint() if has_discrete_adjoint(method) and not continuous else default_sensealg(method)
     else:
         chosen = find_sensealg(sensealg)
-    if isinstance(chosen, DiscreteAdjoint) and engine.name == "julia" and not has_discrete_adjoint(method):
+    if isinstance(chosen, DiscreteAdjoint) and engine == "julia" and not has_discrete_adjoint(method):
         raise UnsupportedError(
             f"DiscreteAdjoint follows the steps of explicit Runge-Kutta methods; {method.name} is none it can follow. "
             f"Leave sensealg out, or pass {default_sensealg(method)!r}"
         )
     if adjoint_method is None:
-        adjoint_method = default_adjoint_method(method, chosen) if engine.name == "julia" else None
+        adjoint_method = default_adjoint_method(method, chosen) if engine == "julia" else None
     solver = method if adjoint_method is None else find_method(adjoint_method)
-    if engine.name == "julia":
+    if engine == "julia":
         check_pair(method, chosen, solver).enforce()
     default_rtol, default_atol = adjoint_tolerances(_smallest(rtol), _smallest(atol), method, torch.finfo(dtype).eps)
     if adjoint_steps is None:

@@ -26,9 +26,7 @@ _KEPT = 4
 Function = Callbacks | NativeFunction | SourceFunction
 
 
-def take(
-    rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool, pool: bool = False
-) -> Function:
+def take(rhs: RightHandSide, params: tuple[Tensor, ...], sign: int, with_jac: bool, pool: bool = False) -> Function:
     """``rhs`` bound to Julia, the caller's alone until it is given back.
 
     Args:
