@@ -54,7 +54,7 @@ class _PyjodeSolver(TorchSolver):
         elif variant is not None and loss is not None:
             self.options["sensealg"] = variant
         self.problem = ODEProblem(self.module, self.y0, (self.t0, self.t1))
-        self.saveat = self.ts.to(torch.float64)
+        self.saveat = torch.tensor(problem.ts, dtype=torch.float64)  # not rounded to the state's precision
 
     def states(self, rtol: float, atol: float) -> tuple[Tensor, Any]:
         solution = self.call(
