@@ -51,7 +51,8 @@ def reporting(progress: bool | Callable[[float], Any], t0: float, t1: float, nam
 
     try:
         yield report
-        show(1.0)
+        if done < 1.0:
+            show(1.0)
     finally:
         if isinstance(show, _Bar):
             show.close()
