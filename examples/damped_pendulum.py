@@ -21,15 +21,12 @@ there. Starts from the whole box (angle up to 2 rad, angular velocity up to 1 ra
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import statistics
 import time
 from itertools import accumulate
-from pathlib import Path
 
+import gallery
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -37,24 +34,15 @@ from tqdm import tqdm
 
 import pyjode
 
-parser = argparse.ArgumentParser(description="Learn a damped pendulum with a neural ODE (report 1a).")
+parser = gallery.parser(__doc__, "damped_pendulum", epochs=(1000, 20))
 parser.add_argument("--method", default="rk4", help="solver, by its name in torchdiffeq or DifferentialEquations.jl")
 parser.add_argument(
     "--sensealg", default="none", help='an adjoint, such as GaussAdjoint; "none": odeint\'s own gradient'
 )
-parser.add_argument("--engine", default="auto", choices=["auto", "julia", "torchdiffeq"])
-parser.add_argument("--epochs", type=int, default=1000)
-parser.add_argument("--seed", type=int, default=0, help="of the network's start and of the batches")
 parser.add_argument("--compare", action="store_true", help="also train with Tsit5 and with GaussAdjoint")
-parser.add_argument("--quick", action="store_true", help="20 epochs only, to see that it runs")
-parser.add_argument("--out", type=Path, default=Path("runs/damped_pendulum"), help="folder of figures and metrics.json")
-args = parser.parse_args()
-epochs = 20 if args.quick else args.epochs
-args.out.mkdir(parents=True, exist_ok=True)
-
-torch.set_num_threads(1)  # tensors this small are slower on several threads
+args = gallery.start(parser, threads=1)
+epochs = args.epochs
 torch.set_default_dtype(torch.float64)
-pyjode.set_default_engine(args.engine)
 
 # %%
 # The pendulum and the training data
@@ -89,7 +77,6 @@ window_times = times[:WINDOW]  # f does not depend on t, so every window may sta
 # The report's first figure.
 
 ANGLE, VELOCITY = r"angle $\theta$ (rad)", r"angular velocity $\theta'$ (rad/s)"
-plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 130})
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 left.plot(times, swing[:, 0], ".", markersize=3, label=ANGLE)
@@ -103,7 +90,7 @@ for i, start in enumerate(range(60, 991, 155)):
 right.set(xlabel=ANGLE, ylabel=VELOCITY, title="in the phase plane")
 right.legend(loc="upper right")
 figure.suptitle("Training data: one swing from (2, 0)")
-figure.savefig(args.out / "training_data.png")
+gallery.save(args, figure, "training_data")
 
 # %%
 # The test data
@@ -135,7 +122,7 @@ right.plot(angle, -limit, "k:")
 right.set(xlabel=ANGLE, ylabel=VELOCITY, title="in the phase plane", ylim=(-1.0, 1.35))
 right.legend(loc="upper center", ncols=3)
 figure.suptitle("Test data: swings from 20 random starts")
-figure.savefig(args.out / "test_data.png")
+gallery.save(args, figure, "test_data")
 
 # %%
 # Learning
@@ -274,7 +261,7 @@ figure.suptitle(
     f"Predictions over the truth on test data ({row['run']}, {epochs} epochs): mean error {error['mean']:.4f} rad, "
     f"worst start {error['worst_start']:.4f} rad"
 )
-figure.savefig(args.out / "predictions.png")
+gallery.save(args, figure, "predictions")
 
 # %%
 # The same with Tsit5 and with GaussAdjoint
@@ -303,13 +290,22 @@ if args.compare:
     left.legend(title="solver (mean test error)")
     right.set(xlabel="time (s)", title="over time")
     figure.suptitle(f"The same learned with three solvers, engine: {engine}")
-    figure.savefig(args.out / "loss_curves.png")
+    gallery.save(args, figure, "loss_curves")
 
 # %%
 # metrics.json
 # ------------
 
-versions = {"python": platform.python_version(), "pyjode": pyjode.__version__, "torch": torch.__version__}
-metrics = {"study": "report 1a, damped pendulum", "versions": versions, "runs": rows}
-(args.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-print(f"figures and metrics.json are in {args.out}")
+comparison = []
+for row in rows:
+    test, box = row["test_error_rad"], row["whole_box_error_rad"]
+    comparison += [
+        (
+            f"{row['run']}: mean error in theta on 20 test starts, worst start (rad)",
+            "shown in a figure only",
+            f"{test['mean']:.4f}, {test['worst_start']:.4f}",
+        ),
+        (f"{row['run']}: the same from the whole box", "", f"{box['mean']:.4f}, {box['worst_start']:.4f}"),
+        (f"{row['run']}: time an epoch", "", f"{1000 * row['seconds_per_epoch']:.0f} ms"),
+    ]
+gallery.write_metrics(args, "report 1a, damped pendulum", rows, comparison)
