@@ -24,7 +24,8 @@ from torch import nn
 
 import pyjode
 
-parser = gallery.parser(__doc__, "cifar10_solvers", epochs=(10, 1), images=(50000, 256), tests=(10000, 200), width=(64, 8), batch=(128, 32))  # fmt: skip
+sizes = {"epochs": (10, 1), "images": (50000, 256), "tests": (10000, 200), "width": (64, 8), "batch": (128, 32)}
+parser = gallery.parser(__doc__, "cifar10_solvers", **sizes)
 args = gallery.start(parser)
 julia = args.engine_in_use == "julia"
 
@@ -219,7 +220,7 @@ gallery.save(args, figure, "solvers")
 comparison = [
     (
         f"{run['run']}: training loss / test accuracy",
-        "figure",
+        "shown in a figure only",
         f"{run['train_loss'][-1]:.3f} / {run['test_accuracy'][-1]:.1f} %",
     )
     for run in runs
@@ -230,7 +231,8 @@ for row in table:
         (
             f"{row['solver']}: memory; forward, backward evaluations; time of a step",
             f"{memory} MB; {forward}, {backward}",
-            f"{row['memory_mb']:.0f} MB; {row['forward_evaluations']}, {row['backward_evaluations']}; {row['seconds']:.2f} s",
+            f"{row['memory_mb']:.0f} MB; {row['forward_evaluations']}, {row['backward_evaluations']}; "
+            f"{row['seconds']:.2f} s",
         )
     )
 gallery.write_metrics(args, "report 3a, CIFAR-10", runs, comparison, solvers=table, adjoint=ADJOINT)

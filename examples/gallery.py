@@ -1,4 +1,4 @@
-"""What the scripts of the gallery share: their options, their data, the training of a classifier, and what they save."""
+"""What the scripts of the gallery share: options, data, the training of a classifier, what they save."""
 
 from __future__ import annotations
 
@@ -122,10 +122,13 @@ def write_metrics(
 # Data
 
 
+class DataMissing(SystemExit):
+    """A data set is not there and cannot be had. Uncaught, it ends the script with its one line."""
+
+
 def stop(message: str) -> None:
     """Ends the script with one line."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(f"{Path(sys.argv[0]).name}: {message}")
 
 
 def mnist(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -144,6 +147,31 @@ def mnist(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.T
             read(f"{part}-labels-idx1-ubyte", 8).long(),
         ]
     return tuple(tensors)
+
+
+def mnist_8x8(args: argparse.Namespace, images: int, *, digits: bool = False) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """Its name, and MNIST averaged to 8x8 pixels: ``images`` to train and 10000 to test, (n, 64), with labels.
+
+    scikit-learn's 1797 digits instead, the last 360 to test, where ``digits`` or where MNIST cannot be had.
+    """
+    if not digits:
+        try:
+            train_x, train_y, test_x, test_y = mnist(args)
+            return "MNIST", (to_8x8(train_x[:images]), train_y[:images], to_8x8(test_x), test_y)
+        except DataMissing as missing:
+            print(f"{missing}; scikit-learn's digits stand in")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataMissing("no MNIST, and scikit-learn's digits need: pip install scikit-learn") from None
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x, dtype=torch.float32) / 16 - 0.5, torch.tensor(y)
+    return "digits", (x[:-360][:images], y[:-360][:images], x[-360:], y[-360:])
+
+
+def to_8x8(images: torch.Tensor) -> torch.Tensor:
+    """(n, c, h, w) to (n, 64): grey, averaged to 8x8, centred."""
+    return nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 8).flatten(1) - 0.5
 
 
 def cifar10(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -176,7 +204,9 @@ def download(args: argparse.Namespace, name: str, looked_for: str) -> list:
         return [getattr(datasets, name)(args.data, train=train, download=True) for train in (True, False)]
     except Exception as error:  # no torchvision, no network, a mirror that is down: all come to the same for a user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        stop(f"no {looked_for} in {args.data}, and torchvision could not download it ({reason}): pass --data DIR")
+        raise DataMissing(
+            f"no {looked_for} in {args.data}, and torchvision could not download it ({reason}): pass --data DIR"
+        ) from None
 
 
 # Training of a classifier
@@ -195,10 +225,8 @@ def train_classifier(
     """Trains with cross-entropy; of every epoch the losses and accuracies (in %), and the seconds of its training."""
     train_x, train_y, test_x, test_y = data
     shuffle = torch.Generator().manual_seed(seed)
-    history: dict[str, list[float]] = {
-        key: [] for key in ("train_loss", "train_acc", "test_loss", "test_acc", "seconds")
-    }
-    history["batch_loss"] = []
+    kinds = ("batch_loss", "train_loss", "train_acc", "test_loss", "test_acc", "seconds")
+    history: dict[str, list[float]] = {kind: [] for kind in kinds}
     batches = (len(train_x) + batch_size - 1) // batch_size
     with tqdm(total=epochs * batches, desc=label, unit="batch") as progress:
         for _ in range(epochs):

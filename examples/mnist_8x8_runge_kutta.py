@@ -30,44 +30,12 @@ julia = args.engine_in_use == "julia"
 # --------
 # Averaged down to 8x8, so that 64 numbers are the whole state of the ODE.
 
-
-def small(images):
-    """(n, c, h, w) to (n, 64): grey, averaged to 8x8, centred."""
-    return nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 8).flatten(1) - 0.5
-
-
-def digits():
-    """scikit-learn's 1797 digits, the last 360 for testing."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x, dtype=torch.float32) / 16 - 0.5, torch.tensor(y)
-    return x[:-360], y[:-360], x[-360:], y[-360:]
-
-
-def mnist():
-    train_x, train_y, test_x, test_y = gallery.mnist(args)
-    return small(train_x[: args.images]), train_y[: args.images], small(test_x), test_y
-
-
-def cifar():
+data_name, data = gallery.mnist_8x8(args, args.images, digits=args.digits)
+data_sets = {data_name: data}
+if data_name == "MNIST":
     train_x, train_y, test_x, test_y = gallery.cifar10(args)
     keep = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(0))[: args.images]
-    return small(train_x[keep]), train_y[keep], small(test_x), test_y
-
-
-if args.digits:
-    data_sets = {"digits": digits()}
-else:
-    try:
-        data_sets = {"MNIST": mnist()}
-    except SystemExit:
-        print("scikit-learn's digits stand in for MNIST")
-        data_sets = {"digits": digits()}
-    try:
-        data_sets["CIFAR-10"] = cifar()
-    except SystemExit:
-        print("without CIFAR-10 the harder half is left out")
+    data_sets["CIFAR-10"] = gallery.to_8x8(train_x[keep]), train_y[keep], gallery.to_8x8(test_x), test_y
 
 # %%
 # The network
@@ -176,20 +144,19 @@ gallery.save(args, figure, "accuracy_over_time")
 REPORT = {"Euler": (1.85, 96.76, 96.43), "RK4": (3.09, 96.70, 96.27), "Dopri5": (18.19, 96.74, 96.10)}
 comparison = []
 for run in runs:
-    minutes, train_accuracy, test_accuracy = (
-        REPORT.get(run["solver"], ("", "", "")) if run["data"] == "MNIST" else [""] * 3
-    )
+    in_report = run["data"] == "MNIST" and run["solver"] in REPORT
+    minutes, train_accuracy, test_accuracy = REPORT[run["solver"]] if in_report else ("", "", "")
     euler = next(r for r in runs if r["data"] == run["data"] and r["solver"] == "Euler")
     ratio = run["training_seconds"] / euler["training_seconds"]
     comparison += [
         (
             f"{run['run']}: training time, and as a multiple of Euler's",
-            f"{minutes} min, {minutes / 1.85:.2f}x" if minutes else "",
+            f"{minutes} min, {minutes / 1.85:.2f}x" if in_report else "",
             f"{run['training_seconds'] / 60:.2f} min, {ratio:.2f}x",
         ),
         (
             f"{run['run']}: training / test accuracy",
-            f"{train_accuracy} / {test_accuracy} %" if minutes else "",
+            f"{train_accuracy} / {test_accuracy} %" if in_report else "",
             f"{run['train_accuracy']:.2f} / {run['test_accuracy']:.2f} %",
         ),
     ]

@@ -25,7 +25,8 @@ from torch import nn
 
 import pyjode
 
-parser = gallery.parser(__doc__, "mnist_resnet18", epochs=(10, 1), images=(60000, 256), tests=(10000, 200), width=(64, 8), steps=(4, 1))  # fmt: skip
+sizes = {"epochs": (10, 1), "images": (60000, 256), "tests": (10000, 200), "width": (64, 8), "steps": (4, 1)}
+parser = gallery.parser(__doc__, "mnist_resnet18", **sizes)
 parser.add_argument("--weights", type=Path, help="ResNet-18's pretrained weights (a state_dict); else from scratch")
 parser.add_argument("--ode-lr", type=float, default=1e-4, help="the ODE net's learning rate (default: %(default)s)")
 args = gallery.start(parser)

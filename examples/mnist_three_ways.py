@@ -24,7 +24,8 @@ from torch import nn
 
 import pyjode
 
-parser = gallery.parser(__doc__, "mnist_three_ways", epochs=(10, 1), images=(60000, 512), tests=(10000, 500), width=(64, 8), finest=(1024, 16))  # fmt: skip
+sizes = {"epochs": (10, 1), "images": (60000, 512), "tests": (10000, 500), "width": (64, 8), "finest": (1024, 16)}
+parser = gallery.parser(__doc__, "mnist_three_ways", **sizes)
 args = gallery.start(parser)
 julia = args.engine_in_use == "julia"
 
@@ -173,7 +174,7 @@ def one_gradient(engine, sensealg, steps):
     block = pyjode.NeuralODE(
         dynamics,
         (0.0, 1.0),
-        method="rk4" if engine == "torchdiffeq" else "RK4",
+        method="rk4",
         dt=1 / steps,
         sensealg=sensealg,
         engine=engine,
@@ -237,7 +238,8 @@ for label in LINES:
         (
             f"{label}: time and memory of one gradient, {rows[0]['steps']} to {rows[-1]['steps']} RK4 steps",
             "the adjoint's memory advantage grows",
-            f"{rows[0]['seconds']:.2f} to {rows[-1]['seconds']:.1f} s, {rows[0]['megabytes']:.0f} to {rows[-1]['megabytes']:.0f} MB",
+            f"{rows[0]['seconds']:.2f} to {rows[-1]['seconds']:.1f} s, "
+            f"{rows[0]['megabytes']:.0f} to {rows[-1]['megabytes']:.0f} MB",
         )
     )
 gallery.write_metrics(args, "report 1b, MNIST three ways", runs, comparison, growth=growth)
