@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(if $(wildcard constraints-ci.txt),-c constraints-ci.txt)
 PACKAGE_FILES := pyproject.toml hatch_build.py $(wildcard constraints-ci.txt)
 
-.PHONY: demo test lint quick slow clean
+.PHONY: demo test lint quick slow docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-installed
@@ -28,6 +28,10 @@ quick: $(VENV)/.test-installed
 slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 
+docs: $(VENV)/.docs-installed
+	$(BIN)/python -m sphinx -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -39,5 +43,9 @@ $(VENV)/.test-installed: $(PACKAGE_FILES) | $(BIN)/python
 	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[test,dev]"
 	@touch $@
 
+$(VENV)/.docs-installed: $(PACKAGE_FILES) | $(BIN)/python
+	$(BIN)/python -m pip install $(CONSTRAINTS) -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build docs/_build docs/gallery .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -74,12 +75,17 @@ def start(made: argparse.ArgumentParser, *, threads: int | None = None) -> argpa
     probe = pyjode.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
     args.engine_in_use = pyjode.solve(probe, saveat=[0.0, 1.0]).engine
     print(f"{args._name} on engine {args.engine_in_use}; figures and metrics.json go to {args.out}")
-    plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 100})
+    plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 110})
     return args
 
 
 def save(args: argparse.Namespace, figure: plt.Figure, name: str) -> None:
-    figure.savefig(args.out / f"{name}.png")
+    """As a PNG of 128 colours: a third of the size, and no difference to see."""
+    path = args.out / f"{name}.png"
+    figure.savefig(path)
+    with Image.open(path) as image:
+        few_colours = image.convert("RGB").quantize(128)
+    few_colours.save(path, optimize=True)
 
 
 def write_metrics(
