@@ -1,7 +1,8 @@
 """The site, ``make docs``: the .md files here, the scripts of the gallery, and the docstrings.
 
-Each script becomes a page with the figures and the table of its full run (``examples/results``). Those that take a minute
-or less with ``--quick`` are also run while the site is built. ``PYJODE_DOCS_RUN`` names others, by commas, or ``none``.
+Each script becomes a page with the figures and the table of its full run (``examples/results``). Those that take a
+minute or less with ``--quick`` are also run while the site is built. ``PYJODE_DOCS_RUN`` names others, by commas, or
+``none``.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def section(name: str) -> str:
 
 def readme() -> str:
     there = [name for name in ORDER if (HERE / name / "metrics.json").exists()]
-    return "\n".join([INTRODUCTION, *map(section, there)])
+    return "\n".join([INTRODUCTION, *(map(section, there) if there else ["No study has been run in full yet.\n"])])
 
 
 if __name__ == "__main__":
