@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyjode.methods import methods
     from pyjode.neural import NeuralODE
     from pyjode.odeint import odeint, odeint_adjoint
+    from pyjode.odeint_dense import DenseOutput, odeint_dense
     from pyjode.odeint_event import odeint_event
     from pyjode.rhs.explain import explain
     from pyjode.sensealgs import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CNF",
     "BacksolveAdjoint",
+    "DenseOutput",
     "DiscreteAdjoint",
     "EngineUnavailable",
     "Event",
@@ -68,6 +70,7 @@ __all__ = [
     "methods",
     "odeint",
     "odeint_adjoint",
+    "odeint_dense",
     "odeint_event",
     "set_default_engine",
     "solve",
@@ -84,6 +87,7 @@ _HOMES = {
     "neural": ("NeuralODE",),
     "odeint": ("odeint", "odeint_adjoint"),
     "odeint_event": ("odeint_event",),
+    "odeint_dense": ("DenseOutput", "odeint_dense"),
     "rhs.explain": ("explain",),
     "sensealgs": (
         "BacksolveAdjoint",

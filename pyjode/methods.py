@@ -21,14 +21,13 @@ Left out, and why:
     ExplicitRK, JVODE: want an argument; what they are used for has its own name below.
     pRRK22, pRRK33, pRRK54: without their argument kappa they are SSPRK22, SSPRK33 and SSPRK54.
     DefaultImplicitODEAlgorithm: DefaultODEAlgorithm that may not leave its stiff half.
-    scipy_solver of torchdiffeq: leaves torch and has no gradient.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pyjode.errors import InputError
@@ -566,6 +565,39 @@ def _torchdiffeq(
     )
 
 
+def _implicit_aliases() -> Iterator[Method]:
+    """torchdiffeq's implicit fixed-step family: in its source since April 2025, in no release up to 0.2.5."""
+    same = (
+        "the same tableau. torchdiffeq solves the stages by Broyden's method to a residual of 1e-8, Julia by Newton's "
+    )
+    same += "with torch's Jacobian, to the tolerances."
+    for name, order, package, method, does in (
+        ("implicit_euler", 1, "SDIRK", "ImplicitEuler", same),
+        ("implicit_midpoint", 2, "SDIRK", "ImplicitMidpoint", same),
+        ("trapezoid", 2, "SDIRK", "Trapezoid", same),
+        ("trbdf2", 2, "SDIRK", "TRBDF2", same),
+        ("radauIIA3", 3, "FIRK", "RadauIIA3", same),
+        ("radauIIA5", 5, "FIRK", "RadauIIA5", same),
+        ("gl4", 4, "FIRK", "GaussLegendre", f"{same} (torchdiffeq's nodes for f's time are misprinted: both are the "
+            "first, which costs its order where f depends on time.)"),
+        ("gl6", 6, "FIRK", "GaussLegendre", same),
+        ("sdirk2", 2, "SDIRK", "SDIRK2", "another L-stable tableau of two stages and second order than torchdiffeq's, "
+            "which is Alexander's of 1977; agreement within the order."),
+    ):  # fmt: skip
+        stages = "num_stages=3, " if name == "gl6" else ""
+        runs = f"{method}({stages}{_FINITE_DIFFERENCES})"
+        yield replace(
+            _torchdiffeq(
+                name, order, package, runs, kind="stiff", interpolation=3, embedded=False,
+                citation="Hairer, Wanner, Solving ODEs II (1996)", runs=method,
+                note=f"Julia runs {method} with fixed steps: {does} Gradients are those of a continuous adjoint, "
+                "torchdiffeq's odeint goes back through the steps.",
+            ),
+            stiff_interpolation=name in ("radauIIA3", "radauIIA5"),
+            interpolation={"radauIIA3": 2}.get(name, 3),
+        )  # fmt: skip
+
+
 def _aliases() -> Iterator[Method]:
     yield _torchdiffeq(
         "dopri5", 5, "LowOrderRK", "DP5()", adaptive=True, interpolation=4,
@@ -582,8 +614,8 @@ def _aliases() -> Iterator[Method]:
     yield _torchdiffeq(
         "tsit5", 5, "Tsit5", "Tsit5()", adaptive=True, interpolation=4, embedded=False,
         citation="Tsitouras, Comput. Math. Appl. 62 (2011)",
-        note="Julia runs Tsit5. torchdiffeq 0.2.5 has no tsit5 (torchdyn and torchode have), so the embedded engine "
-        "does not run it.",
+        note="Julia runs Tsit5: the same tableau. torchdiffeq has it in its source since 2025 but in no release up to "
+        "0.2.5, so the embedded engine does not run it there.",
     )  # fmt: skip
     yield _torchdiffeq(
         "bosh3", 3, "LowOrderRK", "BS3()", adaptive=True,
@@ -631,6 +663,20 @@ def _aliases() -> Iterator[Method]:
             note=f"Julia runs {method} with fixed steps: {does}, with coefficients for unequal steps. torchdiffeq goes "
             "up to order 12 as steps accumulate, with coefficients for equal steps only, and iterates its corrector.",
         )  # fmt: skip
+    yield from _implicit_aliases()
+    # One Julia method for each of SciPy's is chosen by the option `solver` (pyjode/options.py).
+    yield replace(
+        _auto("AutoTsit5", "Tsit5", "Rosenbrock23", 5),
+        name="scipy_solver",
+        engines=ENGINES,
+        description="torchdiffeq's name; Julia runs the counterpart of the option solver",
+        citation="Virtanen et al., Nature Methods 17 (2020)",
+        torchdiffeq_name="scipy_solver",
+        note="Julia runs DP5 for solver='RK45', BS3 for 'RK23', DP8 for 'DOP853', RadauIIA5 for 'Radau', QNDF for "
+        "'BDF' and AutoTsit5, which changes to Rosenbrock23 where the problem turns stiff, for 'LSODA' (the default). "
+        "The Runge-Kutta tableaus are SciPy's, steps and the multistep formulas are not. Gradients flow; through SciPy "
+        "they do not, except by odeint_adjoint.",
+    )
 
 
 def _all() -> Iterator[Method]:

@@ -6,21 +6,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyjode.callbacks import has_callbacks
 from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
-from pyjode.engines.request import Request, StepControl, cpu_times
+from pyjode.engines.request import Adjoint, Request, StepOptions, cpu_times
 from pyjode.errors import InputError, UnsupportedError
 from pyjode.event_fn import solve_to_event
 from pyjode.independent import BATCHINGS, check_times, refuse_progress, sample_layout, solve_batch, unflatten_batch
-from pyjode.methods import Method, find_method
+from pyjode.methods import find_method
+from pyjode.options import read_options, refuse_beyond_steps
 from pyjode.sensealgs import BacksolveAdjoint, SenseAlg
-from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, step_control, tensors, tolerances
+from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, tensors, tolerances
 from pyjode.state import StateLayout
-
-_OPTIONS = {"step_size", "first_step", "min_step", "max_step", "max_num_steps"}
 
 
 @door
@@ -29,8 +30,8 @@ def odeint(
     y0: Any,
     t: Float[Tensor, " T"],
     *,
-    rtol: float | Tensor = 1e-7,
-    atol: float | Tensor = 1e-9,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[..., Any] | None = None,
@@ -46,10 +47,11 @@ def odeint(
             ``y0``.
         y0: a tensor of any shape, or any nest (tuple, list, dict) of tensors.
         t: times, shape ``(T,)``, strictly increasing or decreasing; ``y0`` holds at ``t[0]``. May require grad.
-        rtol, atol: relative and absolute tolerance.
+        rtol, atol: relative and absolute tolerance: a number; a tensor that broadcasts to ``y0``; for a nest one of
+            these for each of its tensors, as a tuple.
         method: a name of torchdiffeq (``"dopri5"``, the default) or of OrdinaryDiffEq.jl (``"Rodas5P"``).
-        options: ``step_size`` (fixed-step methods; without it they step from one entry of ``t`` to the next),
-            ``first_step``, ``min_step``, ``max_step``, ``max_num_steps``.
+        options: torchdiffeq's, as a dict; :mod:`pyjode.options` lists which method takes which, ``docs/switching.md``
+            what they become.
         event_fn: ``event_fn(t, y)``, a tensor; the solve ends where one of its numbers crosses zero. Then ``t`` has
             two entries of which the second only tells the direction. See :func:`pyjode.odeint_event`.
         sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
@@ -71,7 +73,16 @@ def odeint(
     chosen = choose_engine(engine)
     request, times = _request(func, y0, t, rtol, atol, method, options, event_fn, batching)
     adjoint = adjoint_for(
-        chosen, request.method, request.steps, request.layout.dtype, rtol, atol, sensealg, None, None, None
+        chosen,
+        request.method,
+        request.steps,
+        request.layout.dtype,
+        request.tolerances.rtol,
+        request.tolerances.atol,
+        sensealg,
+        None,
+        None,
+        None,
     )
     return _solve(chosen, replace(request, adjoint=adjoint), y0, times, event_fn, t, batching, progress)
 
@@ -82,13 +93,13 @@ def odeint_adjoint(
     y0: Any,
     t: Float[Tensor, " T"],
     *,
-    rtol: float | Tensor = 1e-7,
-    atol: float | Tensor = 1e-9,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[..., Any] | None = None,
-    adjoint_rtol: float | None = None,
-    adjoint_atol: float | None = None,
+    adjoint_rtol: Any = None,
+    adjoint_atol: Any = None,
     adjoint_method: str | None = None,
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | nn.Module | None = None,
@@ -107,7 +118,9 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol: tolerances of the adjoint solve; by default the forward ones, tighter for stiff
             methods.
         adjoint_method: its solver; by default the forward one, or one trusted with it.
-        adjoint_options: its options, as ``options``; by default the forward ones where the solver is the same.
+        adjoint_options: its options, as ``options``; by default the forward ones, but for ``norm``, where the solver is
+            the same. ``norm`` may be ``"seminorm"`` (Kidger, Chen, Lyons, "Hey, that's not an ODE", ICML 2021), or
+            take the tuple ``(t, y, adjoint of y, *adjoint of params)``.
         adjoint_params: the tensors to differentiate by, instead of those found in ``func``.
         sensealg: the adjoint, by name or as an object (see :mod:`pyjode.sensealgs`).
 
@@ -121,25 +134,33 @@ def odeint_adjoint(
     request, times = _request(func, y0, t, rtol, atol, method, options, event_fn, batching)
     if sensealg is None and chosen.name == "torchdiffeq":
         sensealg = BacksolveAdjoint()
-    solver = request.method if adjoint_method is None else find_method(adjoint_method)
-    adjoint_steps = None if adjoint_options is None else _steps(solver, adjoint_options, "adjoint_options")
+    asked = method or "dopri5"
+    same = adjoint_method is None or adjoint_method == asked
+    adjoint_steps, further = None, None
+    if adjoint_options is not None:
+        _, adjoint_steps, further = read_options(
+            find_method(asked if adjoint_method is None else adjoint_method), adjoint_options, "adjoint_options"
+        )
+    elif same and request.options is not None:
+        further = replace(request.options, norm=None)
+        adjoint_steps = request.steps if options and request.steps.adaptive else None
     adjoint = adjoint_for(
         chosen,
         request.method,
         request.steps,
         request.layout.dtype,
-        rtol,
-        atol,
+        request.tolerances.rtol,
+        request.tolerances.atol,
         sensealg,
         adjoint_method,
-        adjoint_rtol,
-        adjoint_atol,
+        _adjoint_tolerance(adjoint_rtol, chosen),
+        _adjoint_tolerance(adjoint_atol, chosen),
         adjoint_steps,
         continuous=True,
     )
     request = replace(
         request,
-        adjoint=adjoint,
+        adjoint=_with_options(adjoint, further),
         params=tensors(adjoint_params, "adjoint_params"),
         exact_params=adjoint_params is not None,
     )
@@ -150,8 +171,8 @@ def _request(
     func: Callable[..., Any],
     y0: Any,
     t: Tensor,
-    rtol: float | Tensor,
-    atol: float | Tensor,
+    rtol: Any,
+    atol: Any,
     method: str | None,
     options: dict[str, Any] | None,
     event_fn: Callable[..., Any] | None,
@@ -175,7 +196,11 @@ def _request(
     if event_fn is not None and len(t) != 2:
         raise InputError(f"with event_fn t has two entries, t0 and any other on the side to go to; it has {len(t)}")
     layout = sample_layout(y0) if alone else StateLayout.of(y0)
-    found = find_method(method or "dopri5")
+    asked = find_method(method or "dopri5")
+    needed = not layout.is_single_tensor or has_callbacks(func)
+    found, steps, further = read_options(asked, options, "options", needed=needed)
+    if alone:
+        refuse_beyond_steps(options, "options")
     request = Request(
         f=func,
         layout=layout,
@@ -183,26 +208,23 @@ def _request(
         exact_params=False,
         method=found,
         tolerances=tolerances(rtol, atol, layout),
-        steps=_steps(found, options or {}, "options"),
+        steps=steps,
         adjoint=None,
+        options=further,
     )
     return request, cpu_times(t)
 
 
-def _steps(method: Method, options: dict[str, Any], name: str) -> StepControl:
-    unknown = set(options) - _OPTIONS
-    if unknown:
-        raise UnsupportedError(
-            f"{name}: {', '.join(sorted(unknown))} not available; there are {', '.join(sorted(_OPTIONS))}"
-        )
-    return step_control(
-        method,
-        dt=options.get("step_size", options.get("first_step")),
-        adaptive=None,
-        dtmin=options.get("min_step"),
-        dtmax=options.get("max_step"),
-        maxiters=options.get("max_num_steps", 100_000),
-    )
+def _with_options(adjoint: Adjoint | None, options: StepOptions | None) -> Adjoint | None:
+    return adjoint if adjoint is None or options is None else replace(adjoint, options=options)
+
+
+def _adjoint_tolerance(tolerance: Any, engine: Engine) -> Any:
+    """torchdiffeq takes one for each of (t, y, adjoint of y, *params); the Julia engine its smallest entry."""
+    if tolerance is None or isinstance(tolerance, float) or engine.name == "torchdiffeq":
+        return tolerance
+    entries = tolerance if isinstance(tolerance, tuple | list) else (tolerance,)
+    return min(float(torch.as_tensor(x).detach().min()) for x in entries)
 
 
 def _solve(

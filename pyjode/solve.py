@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
@@ -27,7 +28,7 @@ from pyjode.progress import reporting
 from pyjode.segments import Chain, Segment, solve_chain
 from pyjode.sensealgs import DiscreteAdjoint, SenseAlg, find_sensealg
 from pyjode.solution import Solution, Stats
-from pyjode.state import StateLayout
+from pyjode.state import Leaf, StateLayout
 from pyjode.trust import (
     adjoint_tolerances,
     check_pair,
@@ -314,19 +315,42 @@ def _plain_tolerances(rtol: float, atol: float) -> Tolerances:
 
 
 def _tolerance(name: str, value: Any, layout: StateLayout) -> float | Tensor:
+    if isinstance(value, tuple | list) or not layout.treespec.is_leaf():
+        return _tolerance_of_nest(name, value, layout)
     flat = torch.as_tensor(value, dtype=torch.float64).detach()
     if not bool((flat >= 0).all()):
         raise InputError(f"{name} must be zero or positive, got {value}")
-    if flat.ndim == 0:
-        return float(flat)
-    if not layout.is_single_tensor:
-        raise InputError(f"{name} as a tensor needs a state that is one real tensor; pass a number")
+    return float(flat) if flat.ndim == 0 else _spread(name, flat, layout.leaves[0])
+
+
+def _tolerance_of_nest(name: str, value: Any, layout: StateLayout) -> float | Tensor:
+    """One tolerance for all tensors of a state, or one for each."""
+    values = pytree.tree_leaves(value)
+    if not isinstance(value, tuple | list | dict) and torch.as_tensor(value).ndim == 0:
+        values = values * len(layout.leaves)
+    elif isinstance(value, Tensor) and value.ndim == 1:
+        values = list(value)
+    if len(values) != len(layout.leaves):
+        raise InputError(f"{name} holds {len(values)} tolerances for a state of {len(layout.leaves)} tensors")
+    parts = [torch.as_tensor(x, dtype=torch.float64).detach() for x in values]
+    if not all(bool((part >= 0).all()) for part in parts):
+        raise InputError(f"{name} must be zero or positive, got {value}")
+    if all(part.ndim == 0 and part == parts[0] for part in parts):
+        return float(parts[0])
+    return torch.cat([_spread(name, part, leaf) for part, leaf in zip(parts, layout.leaves, strict=True)])
+
+
+def _spread(name: str, tolerance: Tensor, leaf: Leaf) -> Tensor:
+    """A tensor's tolerance as one number for each of its reals."""
+    if tolerance.ndim == 1 and tolerance.numel() == leaf.shape.numel():
+        tolerance = tolerance.reshape(leaf.shape)
     try:
-        return flat.broadcast_to(layout.leaves[0].shape).reshape(-1).contiguous()
+        spread = tolerance.broadcast_to(leaf.shape).reshape(-1)
     except RuntimeError:
         raise InputError(
-            f"{name} has shape {tuple(flat.shape)}, which does not fit the state's {tuple(layout.leaves[0].shape)}"
+            f"{name} has shape {tuple(tolerance.shape)}, which does not fit the state's {tuple(leaf.shape)}"
         ) from None
+    return spread.repeat_interleave(2) if leaf.is_complex else spread.contiguous()
 
 
 def adjoint_for(
@@ -433,7 +457,7 @@ def _solution(answer: Answer, request: Request, engine: Engine, y0: Any, t0: Ten
     if interpolate is not None and answer.us.requires_grad and engine.name == "julia":
 
         def interpolate(times: Tensor) -> Tensor:
-            return _differentiable_dense_output(engine, request, y0, t0, times)
+            return differentiable_dense_output(engine, request, y0, t0, times)
 
     return Solution(
         ts=answer.ts,
@@ -483,10 +507,10 @@ def _segment_dense_output(engine: Engine, request: Request, segment: Segment, ti
     if not (answer.us.requires_grad and engine.name == "julia"):
         return answer.interpolate(times)
     y0 = request.layout.unflatten(segment.u0)
-    return _differentiable_dense_output(engine, request, y0, segment.t0.reshape(1), times)
+    return differentiable_dense_output(engine, request, y0, segment.t0.reshape(1), times)
 
 
-def _differentiable_dense_output(engine: Engine, request: Request, y0: Any, t0: Tensor, times: Tensor) -> Tensor:
+def differentiable_dense_output(engine: Engine, request: Request, y0: Any, t0: Tensor, times: Tensor) -> Tensor:
     """States at ``times`` by another solve that saves there, which is what makes them differentiable."""
     ordered, order = torch.unique(times.detach(), sorted=True, return_inverse=True)
     if bool(ordered[0] < t0.detach()):

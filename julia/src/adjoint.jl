@@ -20,6 +20,7 @@ struct AdjointArgs
     du0::Ptr{Cvoid}          # out, (n,)
     dp::Ptr{Cvoid}           # out, (np,)
     dts::Ptr{Float64}        # out, (nt,), by the user's time
+    options::Ptr{StepOptions}
 end
 
 "Same layout as `AdjointReport` in boundary.py."
@@ -51,7 +52,7 @@ function continuous_adjoint end
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, sensealg) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
     cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
-    watched = Watched(alg)
+    watched = Watched(alg, load_options(a.options), s)
     r.joint, r.kept = a.joint == 1, false
     λ0, dp = try
         continuous_adjoint(s.sol, watched, sensealg, ts, cotangents, a)
@@ -70,6 +71,7 @@ function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::DiscreteAdjoint) 
     cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
     tab = tableau(alg, T)
     sweep = Sweep(r, tab)
+    sweep.linear = s.linear
     λ0, dp = discrete_adjoint!(sweep, s.sol, tab, ts, cotangents)
     finish!(a, s, r, ts, cotangents, λ0, dp)
     return AdjointReport(1, r.sign * ts[1], sweep.nvjp, length(s.sol.t) - 1, 0)
@@ -91,7 +93,7 @@ function time_cotangents!(dts, sol, r::RHS{T}, ts, cotangents, λ0) where {T}
     u, du = zeros(T, r.n), zeros(T, r.n)
     for (i, τ) in pairs(ts)
         sol(u, τ)
-        GC.@preserve u du r.f(pointer(du), pointer(u), r.sign * τ)
+        GC.@preserve u du r.f(pointer(du), pointer(u), user_time(r, τ))
         λ = i == 1 ? -λ0 : view(cotangents, :, i)
         dts[i] = sum(Float64(λ[k]) * Float64(du[k]) for k in 1:(r.n))
     end

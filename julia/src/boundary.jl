@@ -17,7 +17,7 @@ function guarded(body)
             MESSAGE[] = "$(in_source.line)\n$(in_source.message)"
             return SOURCE_ERROR
         end
-        unsupported = e isa NotRungeKutta
+        unsupported = e isa NotRungeKutta || e isa NoSafetyFactor
         MESSAGE[] = unsupported ? sprint(showerror, e) : sprint(showerror, e, catch_backtrace())
         return unsupported ? UNSUPPORTED : JULIA_ERROR
     end

@@ -25,13 +25,15 @@ mutable struct Sweep{T}
     const Ju::Vector{T}
     const Jp::Vector{T}
     nvjp::Int
+    "Straight lines between steps, instead of the method's interpolant."
+    linear::Bool
 end
 
 function Sweep(r::RHS{T}, tab::Tableau{T}) where {T}
     n, s = r.n, stages(tab)
     return Sweep{T}(
         r, zeros(T, n), zeros(T, r.np), zeros(T, n), zeros(T, n, s), zeros(T, n, s), zeros(T, n, s),
-        zeros(T, MAX_STAGES), zeros(T, n), zeros(T, r.np), 0
+        zeros(T, MAX_STAGES), zeros(T, n), zeros(T, r.np), 0, false
     )
 end
 
@@ -40,7 +42,7 @@ function pull!(s::Sweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
     r = s.r
     poll()
     Jp = r.np > 0 ? pointer(s.Jp) : Ptr{T}(0)
-    r.vjp(pointer(s.Ju), Jp, v, U, r.sign * t)
+    r.vjp(pointer(s.Ju), Jp, v, U, user_time(r, t))
     flip!(r, pointer(s.Ju), r.n)
     if r.np > 0
         axpy!(T(r.sign), s.Jp, s.dp)
@@ -87,7 +89,7 @@ function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) w
     K = s.K
     fill!(K, 0)
     for m in from:to
-        weights!(s.w, tab, (ts[m] - t0) / h)
+        output_weights!(s, tab, (ts[m] - t0) / h)
         for i in 1:q
             iszero(s.w[i]) || axpy!(hT * s.w[i], view(cotangents, :, m), view(K, :, i))
         end
@@ -119,6 +121,14 @@ function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) w
     return nothing
 end
 
+function output_weights!(s::Sweep{T}, tab::Tableau{T}, θ::Float64) where {T}
+    s.linear || return weights!(s.w, tab, θ)
+    for i in 1:stages(tab)
+        s.w[i] = T(θ) * tab.b[i]
+    end
+    return nothing
+end
+
 highest_nonzero(K, q) = something(findlast(i -> !iszero(view(K, :, i)), 1:q), 1)
 
 "U_2 ... U_needed of a step, from the stored stages or from new ones."
@@ -137,7 +147,7 @@ function stage_values!(s::Sweep{T}, sol, tab::Tableau{T}, n, needed) where {T}
         else
             poll()
             k = pointer(s.k, (i - 1) * N + 1)
-            s.r.f(k, pointer(s.U, (i - 1) * N + 1), s.r.sign * (t0 + tab.c[i] * h))
+            s.r.f(k, pointer(s.U, (i - 1) * N + 1), user_time(s.r, t0 + tab.c[i] * h))
             flip!(s.r, k, N)
         end
     end

@@ -23,6 +23,7 @@ struct SolveArgs
     stop_at_ts::Int     # 1: steps end at every save point
     dense::Int          # 1: keep the solution for dense output and adjoints
     reuse::Int          # 1: the next solve of this right-hand side may overwrite the solution
+    options::Ptr{StepOptions}
 end
 
 "What came of it; same layout as `SolveReport` in boundary.py."
@@ -45,7 +46,10 @@ end
 struct Forward{S, R}
     sol::S
     rhs::R
+    "Straight lines between steps."
+    linear::Bool
 end
+Forward(sol, r) = Forward(sol, r, false)
 
 tolerance(p::Ptr{Float64}, n::Int, per_element::Bool) =
     per_element ? copy(unsafe_wrap(Vector{Float64}, p, n)) : unsafe_load(p)
@@ -65,6 +69,8 @@ function forward(a::SolveArgs)
 end
 
 function forward(a::SolveArgs, r::RHS{T}, alg, ts::Vector{Float64}, abstol, reltol, dt) where {T}
+    options = load_options(a.options)
+    r.lowest, r.highest = options === nothing ? (-Inf, Inf) : (options.lowest, options.highest)
     kept = a.reuse == 1 ? r.integrator : nothing
     if kept isa Kept && kept.alg === alg && kept.tolerances === typeof((abstol, reltol))
         # Whatever goes wrong, a broken integrator is not used again.
@@ -79,13 +85,16 @@ end
 
 function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, reltol, dt) where {T}
     dense = a.dense == 1
+    options = load_options(a.options)
     # With init, since a solution with save points does not say where a failed solve stopped.
     integrator = SciMLBase.init(
-        prob, alg; abstol, reltol, dt, tstops = a.stop_at_ts == 1 ? ts : Float64[], adaptive = a.adaptive == 1,
-        dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters,
-        saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT
+        prob, alg; abstol, reltol, dt, tstops = with_tstops(a.stop_at_ts == 1 ? ts : Float64[], options),
+        adaptive = a.adaptive == 1, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters,
+        saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT,
+        internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
     )
-    report = complete!(a, r, integrator, ts)
+    tune!(integrator, options)
+    report = complete!(a, r, integrator, ts, options)
     if a.reuse == 1 && dense && report.success == 1 && known_tableau(alg, T)
         r.integrator = Kept(alg, typeof((abstol, reltol)), integrator)
     end
@@ -114,7 +123,7 @@ function again(kept::Kept, a::SolveArgs, r::RHS{T}, integrator, u0, ts, abstol, 
         integrator, u0; t0 = ts[1], tf = ts[end], tstops = a.stop_at_ts == 1 ? ts : NO_TIMES, saveat = NO_TIMES,
         d_discontinuities = NO_TIMES, reset_dt = dt === nothing, reinit_dae = false, reinit_callbacks = false
     )
-    report = complete!(a, r, integrator, ts)
+    report = complete!(a, r, integrator, ts, nothing)
     report.success == 1 && (r.integrator = kept)
     return report
 end
@@ -128,11 +137,13 @@ function zero_counts!(stats::S) where {S}
     return nothing
 end
 
-function complete!(a::SolveArgs, r::RHS{T}, integrator, ts) where {T}
-    sol = SciMLBase.solve!(integrator)
+function complete!(a::SolveArgs, r::RHS{T}, integrator, ts, options) where {T}
+    sol = has_hooks(options) ? observed_solve!(integrator, Hooks(options, r.sign, nothing, T[])) :
+        SciMLBase.solve!(integrator)
+    linear = options !== nothing && options.linear == 1
     if a.dense == 1
-        a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0})
-        nsaved, handle = length(sol.t), keep!(Forward(sol, r))
+        a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0}, linear)
+        nsaved, handle = length(sol.t), keep!(Forward(sol, r, linear))
     else
         nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt, r.n), 0
     end
@@ -156,9 +167,10 @@ function copy_saved!(ys::Ptr{T}, sol, nt::Int, n::Int) where {T}
     return nsaved
 end
 
-function interpolate!(out::Ptr{T}, sol, ts::Vector{Float64}, n::Int, deriv) where {T}
+function interpolate!(out::Ptr{T}, sol, ts::Vector{Float64}, n::Int, deriv, linear::Bool = false) where {T}
     for (i, t) in pairs(ts)
         t > sol.t[end] && return not_reached!(out, i - 1, length(ts), n)
+        linear && (straight!(unsafe_wrap(Vector{T}, out + (i - 1) * n * sizeof(T), n), sol, t); continue)
         sol(unsafe_wrap(Vector{T}, out + (i - 1) * n * sizeof(T), n), t, deriv)
     end
     return nothing
@@ -171,10 +183,18 @@ function not_reached!(ys::Ptr{T}, reached::Int, nt::Int, n::Int) where {T}
     return nothing
 end
 
+"u(t) on the straight line between two steps."
+function straight!(out::Vector{T}, sol, t::Float64) where {T}
+    i = clamp(searchsortedlast(sol.t, t), 1, length(sol.t) - 1)
+    θ = T((t - sol.t[i]) / (sol.t[i + 1] - sol.t[i]))
+    @. out = sol.u[i] + θ * (sol.u[i + 1] - sol.u[i])
+    return nothing
+end
+
 "Dense output: the solution (order 0) or its time derivative (order 1) at `ts`, into `out` (n, nt)."
 function dense_output!(s::Forward, out::Ptr{Cvoid}, ts::Vector{Float64}, order::Int)
     T = eltype(s.rhs.p)
-    interpolate!(Ptr{T}(out), s.sol, ts, s.rhs.n, order == 0 ? Val{0} : Val{1})
+    interpolate!(Ptr{T}(out), s.sol, ts, s.rhs.n, order == 0 ? Val{0} : Val{1}, s.linear && order == 0)
     return nothing
 end
 

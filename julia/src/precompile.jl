@@ -42,7 +42,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
         for dense in (sensealg isa DiscreteAdjoint ? (0, 1, 1, 1) : (0, 1))
             args = SolveArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense, sensealg isa DiscreteAdjoint
+                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense, sensealg isa DiscreteAdjoint, C_NULL
             )
             report = forward(args)
             dense == 0 && continue
@@ -52,7 +52,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
             adjoint(
                 AdjointArgs(
                     report.solution, handles[3], handles[4], 0, pointer(ts), 3, pointer(cotangents), 1.0e-6, 1.0e-3,
-                    NaN, adaptive, 100, 1, pointer(du0), pointer(dp), pointer(dts)
+                    NaN, adaptive, 100, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL
                 )
             )
         end

@@ -27,6 +27,9 @@ mutable struct RHS{T} <: Function
     const tgrad::StateFunction{T}
     "Placeholder: the solvers see only its length; f reads the parameters itself."
     const p::Vector{T}
+    "f is asked for no time, the user's, outside [lowest, highest]: it may jump at either end of a solve."
+    lowest::Float64
+    highest::Float64
     joint::Bool
     kept::Bool
     kept_t::Float64
@@ -42,10 +45,13 @@ end
 
 function RHS{T}(n, np, sign, blocks, f, vjp, jac, tgrad) where {T}
     return RHS{T}(
-        n, np, sign, blocks, f, vjp, jac, tgrad, zeros(T, np),
+        n, np, sign, blocks, f, vjp, jac, tgrad, zeros(T, np), -Inf, Inf,
         false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing, nothing
     )
 end
+
+"The user's time for the solver's, in which every solve runs forwards."
+@inline user_time(r::RHS, t) = clamp(r.sign * t, r.lowest, r.highest)
 
 "Entries of `x` where solvers pass a vector or a contiguous view of one."
 @inline dataptr(x::StridedVector) = pointer(x)
@@ -62,7 +68,7 @@ end
 @inline function (r::RHS{T})(du, u, p, t) where {T}
     poll(r.sign * t)
     GC.@preserve du u begin
-        r.f(dataptr(du), dataptr(u), r.sign * t)
+        r.f(dataptr(du), dataptr(u), user_time(r, t))
         flip!(r, dataptr(du), r.n)
     end
     return nothing
@@ -86,14 +92,14 @@ function (g::VJP{T})(Jv, v, u, p, t) where {T}
     poll()
     GC.@preserve Jv v u r begin
         if r.joint && r.np > 0
-            r.vjp(dataptr(Jv), pointer(r.kept_p), dataptr(v), dataptr(u), r.sign * t)
+            r.vjp(dataptr(Jv), pointer(r.kept_p), dataptr(v), dataptr(u), user_time(r, t))
             flip!(r, pointer(r.kept_p), r.np)
             copyto!(r.kept_u, u)
             copyto!(r.kept_v, v)
             r.kept_t = t
             r.kept = true
         else
-            r.vjp(dataptr(Jv), Ptr{T}(0), dataptr(v), dataptr(u), r.sign * t)
+            r.vjp(dataptr(Jv), Ptr{T}(0), dataptr(v), dataptr(u), user_time(r, t))
         end
         flip!(r, dataptr(Jv), r.n)
     end
@@ -108,7 +114,7 @@ function (g::ParamVJP{T})(Jpv, v, u, p, t) where {T}
     end
     poll()
     GC.@preserve Jpv v u begin
-        r.vjp(Ptr{T}(0), dataptr(Jpv), dataptr(v), dataptr(u), r.sign * t)
+        r.vjp(Ptr{T}(0), dataptr(Jpv), dataptr(v), dataptr(u), user_time(r, t))
         flip!(r, dataptr(Jpv), r.np)
     end
     return nothing
@@ -122,7 +128,7 @@ function (g::Jacobian{T})(J, u, p, t) where {T}
     poll()
     x = storage(J)
     GC.@preserve x u begin
-        r.jac(pointer(x), dataptr(u), r.sign * t)
+        r.jac(pointer(x), dataptr(u), user_time(r, t))
         flip!(r, pointer(x), length(x))
     end
     return nothing
@@ -131,7 +137,7 @@ end
 "dg/dτ = d(s f(sτ, u))/dτ = df/dt: s enters twice."
 function (g::TimeGradient{T})(dT, u, p, t) where {T}
     r = g.r
-    GC.@preserve dT u r.tgrad(dataptr(dT), dataptr(u), r.sign * t)
+    GC.@preserve dT u r.tgrad(dataptr(dT), dataptr(u), user_time(r, t))
     return nothing
 end
 

@@ -2,10 +2,12 @@
     Watched(alg)
 
 `alg` that remembers how its last solve ended. `adjoint_sensitivities` returns numbers even where its solve stopped
-half-way; with this the caller can look.
+half-way; with this the caller can look. Its adjoint solves follow `options`.
 """
 mutable struct Watched{A} <: SciMLBase.AbstractODEAlgorithm
     const alg::A
+    const options::Union{Nothing, StepOptions}
+    const forward::Any
     success::Bool
     retcode::ReturnCode.T
     t::Float64
@@ -13,7 +15,8 @@ mutable struct Watched{A} <: SciMLBase.AbstractODEAlgorithm
     naccept::Int
     nreject::Int
 end
-Watched(alg) = Watched(alg, false, ReturnCode.Default, NaN, 0, 0, 0)
+Watched(alg) = Watched(alg, nothing, nothing)
+Watched(alg, options, forward) = Watched(alg, options, forward, false, ReturnCode.Default, NaN, 0, 0, 0)
 
 SciMLBase.isadaptive(w::Watched) = SciMLBase.isadaptive(w.alg)
 SciMLBase.isautodifferentiable(w::Watched) = SciMLBase.isautodifferentiable(w.alg)
@@ -23,8 +26,11 @@ SciMLBase.forwarddiffs_model(w::Watched) = SciMLBase.forwarddiffs_model(w.alg)
 SciMLBase.forwarddiffs_model_time(w::Watched) = SciMLBase.forwarddiffs_model_time(w.alg)
 
 function SciMLBase.__solve(prob::SciMLBase.AbstractODEProblem, w::Watched, args...; kwargs...)
-    integrator = SciMLBase.__init(prob, w.alg, args...; kwargs...)
-    sol = SciMLBase.solve!(integrator)
+    # A checkpointing sensealg also solves the forward problem again, which is not what the options are for.
+    o = prob.tspan[2] < prob.tspan[1] ? w.options : nothing
+    integrator = SciMLBase.__init(prob, w.alg, args...; kwargs..., adjoint_keywords(o, kwargs, prob)...)
+    tune!(integrator, o)
+    sol = has_hooks(o) ? observed_solve!(integrator, adjoint_hooks(o, w.forward)) : SciMLBase.solve!(integrator)
     w.success = SciMLBase.successful_retcode(sol)
     w.retcode = sol.retcode
     w.t = integrator.t
@@ -32,4 +38,20 @@ function SciMLBase.__solve(prob::SciMLBase.AbstractODEProblem, w::Watched, args.
     w.naccept += sol.stats.naccept
     w.nreject += sol.stats.nreject
     return sol
+end
+
+"The same keywords with and without options, so that neither compiles for itself."
+function adjoint_keywords(o, kwargs, prob)
+    span = abs(prob.tspan[2] - prob.tspan[1])
+    tstops = collect(Float64, something(get(kwargs, :tstops, nothing), Float64[]))
+    o === nothing && return (; tstops, internalnorm = ROOT_MEAN_SQUARE, dtmin = 0.0, dtmax = span, force_dtmin = false)
+    return (;
+        tstops = with_tstops(tstops, o), internalnorm = StateNorm(o), dtmin = given(o.dtmin, 0.0),
+        dtmax = given(o.dtmax, span), force_dtmin = o.force_dtmin == 1,
+    )
+end
+
+function adjoint_hooks(o::StepOptions, s)
+    T = eltype(s.rhs.p)
+    return Hooks(o, s.rhs.sign, (y, t) -> s.sol(y, t), zeros(T, s.rhs.n))
 end

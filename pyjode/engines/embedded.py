@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torchdiffeq
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torchdiffeq._impl.odeint import SOLVERS
 
+from pyjode.callbacks import NAMES, Callback, Callbacks, callbacks_of
 from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
 from pyjode.engines.crossings import Crossings
 from pyjode.engines.embedded_events import find_crossing, solve_to_crossing
-from pyjode.engines.request import Answer, IndependentAnswer, Request
+from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, StepOptions
 from pyjode.errors import UnsupportedError
+from pyjode.options import options_of
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint
@@ -57,11 +62,11 @@ class EmbeddedEngine:
 
     def _prepared(self, request: Request) -> tuple[_FlatFunction, dict[str, Any]]:
         """f and the arguments of torchdiffeq's solvers."""
-        method = request.method.torchdiffeq_name
-        if method is None:
+        method = request.method.torchdiffeq_name or request.method.name
+        if method not in SOLVERS:
             raise UnsupportedError(
-                f"method {request.method.name!r} needs the Julia engine (set it up with: pyjode setup); "
-                "the embedded engine has dopri5, dopri8, bosh3, fehlberg2, adaptive_heun, euler, midpoint, rk4, ..."
+                f"method {request.method.name!r} needs the Julia engine (set it up with: pyjode setup); the embedded "
+                f"engine, torchdiffeq {torchdiffeq.__version__}, has {', '.join(SOLVERS)}"
             )
         if hasattr(type(request.f), "__pyjode_rhs__"):
             raise UnsupportedError(
@@ -73,12 +78,12 @@ class EmbeddedEngine:
             )
         if request.rhs_way in ("native", "traced"):
             raise UnsupportedError(f"rhs={request.rhs_way!r} is the Julia engine's; the embedded engine calls f itself")
-        f = (_AdaptiveFunction if request.steps.adaptive else _FlatFunction)(request.f, request.layout)
+        f = _flat_function(request)
         return f, {
             "rtol": request.tolerances.rtol,
             "atol": request.tolerances.atol,
             "method": method,
-            "options": _options(request),
+            "options": _options(request, request.steps, request.options),
         }
 
     def solve_until(
@@ -147,8 +152,13 @@ class EmbeddedEngine:
             nothing = torch.full((len(ts), u0.numel()), torch.nan, dtype=u0.dtype, device=u0.device)
             return Answer(ts, nothing, False, retcode, f.t_reached(ts), f.stats())
 
-        def interpolate(times: Tensor) -> Tensor:
-            return _at_times(lambda at: solver(f, u0, at, **arguments), grid[0], times.to(u0.device))
+        interpolate: Callable[[Tensor], Tensor]
+        if request.dense and solver is _backpropagated and arguments["method"] == "dopri5":
+            interpolate = _kept_dense_output(f, u0, grid, arguments)
+        else:
+
+            def interpolate(times: Tensor) -> Tensor:
+                return _at_times(lambda at: solver(f, u0, at, **arguments), grid[0], times.to(u0.device))
 
         finite = bool(torch.isfinite(us.detach()).all())
         return Answer(
@@ -162,8 +172,11 @@ class EmbeddedEngine:
         )
 
 
-def _backpropagated(f: nn.Module, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
-    return torchdiffeq.odeint(f, u0, ts, **arguments)
+def _backpropagated(f: _FlatFunction, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
+    us = torchdiffeq.odeint(f, u0, ts, **arguments)
+    if arguments["method"] == "scipy_solver" and torch.is_grad_enabled():
+        us = _NoGradient.apply(us, u0, ts, *_parameters(f, u0, ts))
+    return us
 
 
 def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) -> Callable[..., Tensor]:
@@ -176,13 +189,9 @@ def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) 
             f"{type(adjoint.sensealg).__name__} needs the Julia engine (set it up with: pyjode setup); the embedded "
             "engine has DiscreteAdjoint and BacksolveAdjoint"
         )
-    if request.exact_params:
-        params = request.params or ()
-    else:
-        y0 = request.layout.unflatten(u0.detach())
-        params = build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way="eager").params
+    options = _adjoint_options(request, adjoint)
 
-    def solve(f: nn.Module, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
+    def solve(f: _FlatFunction, u0: Tensor, ts: Tensor, **arguments: Any) -> Tensor:
         us = torchdiffeq.odeint_adjoint(
             f,
             u0,
@@ -190,13 +199,56 @@ def _adjoint_solver(request: Request, f: _FlatFunction, u0: Tensor, ts: Tensor) 
             adjoint_rtol=adjoint.rtol,
             adjoint_atol=adjoint.atol,
             adjoint_method=adjoint.method.torchdiffeq_name,
-            adjoint_params=tuple(params),
+            adjoint_options=options,
+            adjoint_params=params,
             **arguments,
         )
         # torchdiffeq's own backward gives a gradient without a graph there, in silence.
         return FirstDerivativeOnly.apply(us)
 
+    params = _parameters(f, u0, ts)
     return solve
+
+
+def _parameters(f: _FlatFunction, u0: Tensor, ts: Tensor) -> tuple[Tensor, ...]:
+    """The tensors f depends on: those given as all there are, or those found in it and given."""
+    request = f.request
+    if request.exact_params:
+        return request.params or ()
+    y0 = request.layout.unflatten(u0.detach())
+    return build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way="eager").params
+
+
+class _NoGradient(torch.autograd.Function):
+    """What is differentiable on the Julia engine and not through SciPy: asking for the gradient is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, us: Tensor, *inputs: Tensor) -> Tensor:
+        return us.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
+        raise UnsupportedError(
+            "SciPy's solvers have no gradient on the embedded engine: take odeint_adjoint, another method, or the "
+            "Julia engine (pyjode setup)"
+        )
+
+
+def _kept_dense_output(
+    f: _FlatFunction, u0: Tensor, ts: Tensor, arguments: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """torchdiffeq's odeint_dense, which knows dopri5 and forward time; made at first use."""
+    sign = -1 if ts[-1] < ts[0] else 1
+    made: list[Callable[[Tensor], Tensor]] = []
+
+    def interpolate(times: Tensor) -> Tensor:
+        if not made:
+            options = arguments | {"options": dict(arguments["options"])}
+            made.append(torchdiffeq.odeint_dense(f, u0, ts[0].detach(), ts[-1].detach(), **options))
+        # It gives times backwards in time with their sign changed.
+        return torch.stack([made[0](sign * t) for t in times.to(u0.device)])
+
+    return interpolate
 
 
 def _at_times(solve: Callable[[Tensor], Tensor], t0: Tensor, times: Tensor) -> Tensor:
@@ -213,20 +265,60 @@ def _at_times(solve: Callable[[Tensor], Tensor], t0: Tensor, times: Tensor) -> T
     return (us if starts else us[1:])[order]
 
 
-def _options(request: Request) -> dict[str, Any]:
-    steps = request.steps
-    options: dict[str, Any] = {}
-    if steps.adaptive:
-        options["max_num_steps"] = steps.maxiters
-        if steps.dt is not None:
-            options["first_step"] = steps.dt
-        if steps.dtmin is not None or steps.dtmax is not None:
-            # torchdiffeq 0.2.5 has neither; silently going on without would be another solve than was asked for.
-            raise UnsupportedError("dtmin and dtmax need the Julia engine (set it up with: pyjode setup)")
-    elif steps.dt is not None:
-        options["step_size"] = steps.dt
-    if len(request.layout.leaves) > 1:
-        options["norm"] = _largest_leaf_rms(request.layout)
+def _options(request: Request, steps: StepControl, further: StepOptions | None) -> dict[str, Any]:
+    """torchdiffeq's options again, their callables for flat states."""
+    layout = request.layout
+    options: dict[str, Any]
+    bounds = {"min_step": steps.dtmin, "max_step": steps.dtmax}
+    if request.method.name == "scipy_solver":
+        options = {"solver": further.solver if further is not None else None, **bounds}
+    elif steps.adaptive:
+        options = {"max_num_steps": steps.maxiters, "first_step": steps.dt, **bounds}
+    else:
+        options = {"step_size": steps.dt}
+    if not layout.is_single_tensor:
+        options["norm"] = _largest_leaf_rms(layout)
+    if further is not None:
+        given = {
+            "safety": further.safety,
+            "ifactor": further.ifactor,
+            "dfactor": further.dfactor,
+            "step_t": further.step_t,
+            "jump_t": further.jump_t,
+            "dtype": further.time_dtype,
+            "interp": further.interp,
+            "perturb": further.perturb or None,
+            "max_order": further.max_order,
+            "max_iters": further.max_iters,
+        }
+        options |= {name: value for name, value in given.items() if name in options_of(request.method)}
+        if callable(further.norm):
+            norm = further.norm
+            options["norm"] = lambda u: torch.as_tensor(norm(layout.unflatten(u)))
+        if further.grid_constructor is not None:
+            make = further.grid_constructor
+            options["grid_constructor"] = lambda f, u, t: make(request.f, layout.unflatten(u), t).to(t)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _adjoint_options(request: Request, adjoint: Adjoint) -> dict[str, Any]:
+    """Options of the adjoint solve, whose state is (time's adjoint, y, y's adjoint, *parameters' adjoints)."""
+    options = _options(replace(request, method=adjoint.method), adjoint.steps, adjoint.options)
+    options.pop("norm", None)
+    further, layout = adjoint.options, request.layout
+    if further is not None and callable(further.norm):
+        norm = further.norm
+
+        def of_flat(state: tuple[Tensor, ...]) -> Any:
+            t, u, adjoint_u, *params = state
+            y, adjoint_y = (pytree.tree_leaves(layout.unflatten(x)) for x in (u, adjoint_u))
+            return torch.as_tensor(norm((t, *y, *adjoint_y, *params)))
+
+        options["norm"] = of_flat
+    elif further is not None and further.norm is not None:
+        options["norm"] = further.norm
+    if further is not None and further.grid_constructor is not None:
+        options["grid_constructor"] = lambda f, u, t: further.grid_constructor(f, u, t).to(t)
     return options
 
 
@@ -234,7 +326,8 @@ def _largest_leaf_rms(layout: StateLayout) -> Callable[[Tensor], Tensor]:
     """torchdiffeq's norm of a tuple: the largest root mean square among its tensors."""
 
     def norm(u: Tensor) -> Tensor:
-        return torch.stack([u[leaf.start : leaf.stop].pow(2).mean().sqrt() for leaf in layout.leaves]).max()
+        leaves = pytree.tree_leaves(layout.unflatten(u))
+        return torch.stack([leaf.abs().pow(2).mean().sqrt().to(layout.dtype) for leaf in leaves]).max()
 
     return norm
 
@@ -250,14 +343,17 @@ def _retcode(message: str) -> str | None:
 
 
 class _FlatFunction(nn.Module):
-    """f on flat states, counting what torchdiffeq does not report."""
+    """f on flat states, counting what torchdiffeq does not report, with f's own callbacks on the nests they expect."""
 
-    def __init__(self, f: Callable[..., Any], layout: StateLayout):
+    def __init__(self, request: Request, callbacks: Callbacks):
         super().__init__()
-        self.f = f
-        self.layout = layout
+        self.request = request
+        self.layout = request.layout
         self.nf = 0
         self.raised = False
+        self.callbacks = callbacks
+        if callbacks.step is not None:
+            self.callback_step = self._called(callbacks.step)
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
         self.nf += 1
@@ -272,7 +368,7 @@ class _FlatFunction(nn.Module):
     @without_autocast
     def _call(self, t: Tensor, y: Any) -> Any:
         """f; torchdiffeq's adjoint calls it in a backward pass too, where the user's autocast may be on."""
-        return self.f(t, y)
+        return self.request.f(t, y)
 
     def t_reached(self, ts: Tensor) -> float:
         return float(ts[-1].detach())
@@ -280,21 +376,35 @@ class _FlatFunction(nn.Module):
     def stats(self) -> dict[str, int]:
         return {"nf": self.nf}
 
+    def _called(self, callback: Callback) -> Callback:
+        def on_nest(t0: Tensor, u0: Tensor, dt: Tensor) -> None:
+            self.raised = True
+            callback(t0, self.layout.unflatten(u0), dt)
+            self.raised = False
+
+        return on_nest
+
 
 class _AdaptiveFunction(_FlatFunction):
     """With the callbacks that torchdiffeq's adaptive solvers make."""
 
-    def __init__(self, f: Callable[..., Any], layout: StateLayout):
-        super().__init__(f, layout)
+    def __init__(self, request: Request, callbacks: Callbacks):
+        super().__init__(request, callbacks)
         self.naccept = self.nreject = 0
         self.t: float | None = None
+        self._accepted = None if callbacks.accept is None else self._called(callbacks.accept)
+        self._rejected = None if callbacks.reject is None else self._called(callbacks.reject)
 
     def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.naccept += 1
         self.t = float((t0 + dt).detach())
+        if self._accepted is not None:
+            self._accepted(t0, y0, dt)
 
     def callback_reject_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.nreject += 1
+        if self._rejected is not None:
+            self._rejected(t0, y0, dt)
 
     def t_reached(self, ts: Tensor) -> float:
         start, end = float(ts[0].detach()), float(ts[-1].detach())
@@ -305,3 +415,28 @@ class _AdaptiveFunction(_FlatFunction):
 
     def stats(self) -> dict[str, int]:
         return {"nf": self.nf, "naccept": self.naccept, "nreject": self.nreject}
+
+
+def _flat_function(request: Request) -> _FlatFunction:
+    asked = request.options is not None
+    callbacks = callbacks_of(request.f, request.method) if asked else Callbacks()
+    counts = request.steps.adaptive and request.method.name != "scipy_solver"
+    flat = (_AdaptiveFunction if counts else _FlatFunction)(request, callbacks)
+    adjoint = request.adjoint
+    if asked and adjoint is not None and isinstance(adjoint.sensealg, BacksolveAdjoint):
+        single = request.layout.treespec.is_leaf()
+        backward = callbacks_of(request.f, adjoint.method, adjoint=True)
+        for name, callback in zip(NAMES, (backward.step, backward.accept, backward.reject), strict=True):
+            if callback is not None:
+                setattr(flat, f"{name}_adjoint", _on_adjoint_state(callback, request.layout) if single else callback)
+    return flat
+
+
+def _on_adjoint_state(callback: Callback, layout: StateLayout) -> Callback:
+    """For (time's adjoint, y, y's adjoint, *parameters' adjoints); the two y's stay flat where y is a nest."""
+
+    def called(t0: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None:
+        t, u, adjoint_u, *params = state
+        callback(t0, (t, layout.unflatten(u), layout.unflatten(adjoint_u), *params), dt)
+
+    return called

@@ -42,6 +42,37 @@ class StepControl:
     maxiters: int = 100_000
 
 
+@dataclass(frozen=True, eq=False)
+class StepOptions:
+    """torchdiffeq's further ``options``, checked (:mod:`pyjode.options`). ``None``: not given.
+
+    Attributes:
+        safety, ifactor, dfactor: of the step size controller.
+        step_t: times that must be steps' ends, float64.
+        jump_t: the same, where f jumps.
+        norm: of the error estimate: takes a state (an adjoint state, for an adjoint solve) and returns a number; or
+            ``"seminorm"``.
+        grid_constructor: ``(f, y0, t) -> grid``, the steps of a fixed-step solve.
+        interp: ``"linear"`` or ``"cubic"`` between the steps of a fixed-step solve; ``None``: the method's own.
+        perturb: whether fixed steps see f just inside both ends.
+        time_dtype: ``dtype``, ``max_order``, ``max_iters``, ``solver``: as passed, for torchdiffeq.
+    """
+
+    safety: float | None = None
+    ifactor: float | None = None
+    dfactor: float | None = None
+    step_t: Float64[Tensor, " s"] | None = None
+    jump_t: Float64[Tensor, " j"] | None = None
+    norm: Callable[..., Any] | str | None = None
+    grid_constructor: Callable[..., Any] | None = None
+    interp: str | None = None
+    perturb: bool = False
+    time_dtype: torch.dtype | None = None
+    max_order: int | None = None
+    max_iters: int | None = None
+    solver: str | None = None
+
+
 @dataclass(frozen=True)
 class Adjoint:
     """How gradients are computed.
@@ -51,6 +82,7 @@ class Adjoint:
         method: solver of the adjoint equation.
         rtol, atol: its tolerances.
         steps: its step control.
+        options: torchdiffeq's further options of it.
     """
 
     sensealg: SenseAlg
@@ -58,6 +90,7 @@ class Adjoint:
     rtol: float
     atol: float
     steps: StepControl
+    options: StepOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +107,7 @@ class Request:
         save_steps: save every step the solver takes, instead of at given times.
         dense: whether ``Solution(t)`` will be asked for.
         check_gradient: compare each backward pass with a directional finite difference.
+        options: torchdiffeq's further options; not ``None`` also asks for its norm of nested states and its callbacks.
     """
 
     f: Callable[..., Any]
@@ -88,6 +122,7 @@ class Request:
     save_steps: bool = False
     dense: bool = False
     check_gradient: bool = False
+    options: StepOptions | None = None
 
 
 @dataclass

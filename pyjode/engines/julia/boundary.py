@@ -41,7 +41,7 @@ NativeArgs = _structure(
 SolveArgs = _structure(
     "SolveArgs",
     "rhs:i alg:i u0:p ts:p nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d maxiters:i "
-    "with_jac:i stop_at_ts:i dense:i reuse:i",
+    "with_jac:i stop_at_ts:i dense:i reuse:i options:p",
     "``SolveArgs`` of julia/src/forward.jl.",
 )
 SolveReport = _structure(
@@ -53,8 +53,14 @@ SolveReport = _structure(
 AdjointArgs = _structure(
     "AdjointArgs",
     "solution:i alg:i sensealg:i joint:i ts:p nt:i cotangents:p abstol:d reltol:d dt:d adaptive:i maxiters:i "
-    "want_t:i du0:p dp:p dts:p",
+    "want_t:i du0:p dp:p dts:p options:p",
     "``AdjointArgs`` of julia/src/adjoint.jl.",
+)
+StepOptionsArgs = _structure(
+    "StepOptionsArgs",
+    "tstops:p ntstops:i dtmin:d dtmax:d force_dtmin:i gamma:d qmin:d qmax:d lowest:d highest:d linear:i n:i ranges:p "
+    "nranges:i norm:p on_step:p on_accept:p on_reject:p slots:p",
+    "``StepOptions`` of julia/src/options.jl.",
 )
 AdjointReport = _structure(
     "AdjointReport",

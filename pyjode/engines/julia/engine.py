@@ -7,7 +7,7 @@ import warnings
 from contextlib import AbstractContextManager
 from ctypes import byref
 from dataclasses import replace
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from pyjode.engines.crossings import Crossings
 from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, Gate, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
+from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
+from pyjode.engines.julia.step_options import adjoint_options, forward_options
 from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, Tolerances
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
@@ -28,6 +30,9 @@ from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdj
 from pyjode.trust import UntrustedGradient
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
+
+
+_ANY_TIME = (-inf, inf)
 
 
 class JuliaEngine:
@@ -49,6 +54,12 @@ class JuliaEngine:
         if u0.device.type != "cpu":
             return solve_from_device(self, request, u0, ts)
         refuse_forward_mode()
+        jumps = jumps_of(request, ts, u0)
+        if jumps is not None:
+            return solve_in_pieces(self._solve, request, u0, ts, jumps)
+        return self._solve(request, u0, ts, _ANY_TIME)
+
+    def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer:
         y0 = request.layout.unflatten(u0.detach())
         rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
         params = rhs.params
@@ -56,7 +67,7 @@ class JuliaEngine:
             wanted = {id(p) for p in request.params or ()}
             params = tuple(p if id(p) in wanted else p.detach() for p in params)
         sign = -1 if len(ts) > 1 and bool(ts[1] < ts[0]) else 1
-        solve = _Solve(request, rhs, params, sign)
+        solve = _Solve(request, rhs, params, sign, ends)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
         if request.save_steps:
             with torch.no_grad():
@@ -65,7 +76,7 @@ class JuliaEngine:
                 return solve.answer(*solve.steps())
             # Where the steps fell is known now; the states there are asked for as at any save points.
             ts = torch.cat([ts[:1], solve.steps()[0][1:-1], ts[-1:]])
-            solve = _Solve(request, rhs, params, sign)
+            solve = _Solve(request, rhs, params, sign, ends)
         if differentiable:
             us = _Differentiable.apply(solve, u0, ts, *params)
         else:
@@ -91,10 +102,11 @@ class JuliaEngine:
 class _Solve:
     """One forward solve on the Julia side, and the backward passes from it."""
 
-    def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int):
+    def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int, ends: tuple[float, float]):
         self.request = request
         self.rhs = rhs
         self.sign = sign
+        self.ends = ends
         self.with_jac = request.method.stiff
         self.function = take(rhs, params, sign, self.with_jac)
         self.report = SolveReport()
@@ -124,8 +136,17 @@ class _Solve:
         args.dense = dense
         adjoint = self.request.adjoint
         args.reuse = dense and adjoint is not None and isinstance(adjoint.sensealg, DiscreteAdjoint)
+        calls_python = self.function.calls_python
+        options = forward_options(self.request, ts.detach(), u0)
+        if options is not None:
+            options.args.lowest, options.args.highest = self.ends
+            args.options, args.reuse = options.address, 0
+            if options.sets_steps:
+                args.dt, args.stop_at_ts = nan, 0
+            args.dense = dense or options.linear
+            calls_python = calls_python or options.calls_python
         with julia.locked():
-            julia.call("solve", byref(args), byref(self.report), without_gil=not self.function.calls_python)
+            julia.call("solve", byref(args), byref(self.report), without_gil=not calls_python)
             self.retcode = "Success" if self.report.success else julia.message()
         self.grid = grid
         return us
@@ -161,7 +182,7 @@ class _Solve:
         du0 = torch.zeros(layout.n, dtype=layout.dtype)
         dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
         dts = torch.zeros(len(self.grid), dtype=torch.float64)
-        args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
+        args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, _plain(adjoint)))
         args.solution = self.report.solution
         args.ts = self.grid.data_ptr()
         args.nt = len(self.grid)
@@ -170,9 +191,14 @@ class _Solve:
         args.du0 = du0.data_ptr()
         args.dp = dp.data_ptr()
         args.dts = dts.data_ptr()
+        calls_python = self.function.calls_python
+        options = adjoint_options(self.request, adjoint, params, self.sign * self.grid)
+        if options is not None:
+            args.options = options.address
+            calls_python = calls_python or options.calls_python
         report = AdjointReport()
         with julia.locked():
-            julia.call("adjoint", byref(args), byref(report), without_gil=not self.function.calls_python)
+            julia.call("adjoint", byref(args), byref(report), without_gil=not calls_python)
             if not report.success:
                 raise _adjoint_failure(adjoint, julia.message(), report)
         return du0, dts, self.function.parameter_gradients(dp)
@@ -212,7 +238,7 @@ def check_gradient(
     losses = []
     for sign in (1, -1):
         moved = [x + sign * step * d for x, d in zip((u0, *params), directions, strict=True)]
-        other = _Solve(replace(solve.request, tolerances=tight), solve.rhs, tuple(moved[1:]), solve.sign)
+        other = _Solve(replace(solve.request, tolerances=tight), solve.rhs, tuple(moved[1:]), solve.sign, solve.ends)
         losses.append(float((other.forward(moved[0], ts, dense=False).double() * cotangents.double()).sum()))
     difference = (losses[0] - losses[1]) / (2 * step)
     gradient = sum(float((g.double() * d.double()).sum()) for g, d in zip((du0, *dps), directions, strict=True))
@@ -308,6 +334,11 @@ def _new_solve_arguments(method: Method, steps: StepControl, rtol: Tensor, atol:
         # whose dense output is worse than its steps must step on the save points.
         stop_at_ts=int((not steps.adaptive and steps.dt is None) or method.rough_output),
     )
+
+
+def _plain(adjoint: Adjoint) -> Adjoint:
+    """Without options, which the cache of arguments must not keep alive."""
+    return adjoint if adjoint.options is None else replace(adjoint, options=None)
 
 
 @functools.lru_cache(maxsize=256)
