@@ -176,7 +176,7 @@ def _request(
     method: str | None,
     options: dict[str, Any] | None,
     event_fn: Callable[..., Any] | None,
-    batching: str,
+    batching: str = "joint",
 ) -> tuple[Request, Tensor]:
     if not callable(func):
         raise InputError(f"func is {type(func).__name__}, which cannot be called as func(t, y)")

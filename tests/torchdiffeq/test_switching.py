@@ -12,7 +12,7 @@ from pyjode.methods import find_method, methods
 from pyjode.options import ADAMS, ADAPTIVE, FIXED, IMPLICIT, OPTIONS, SCIPY, options_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "switching.md").read_text()
-OURS = {"engine", "sensealg", "progress"}
+OURS = {"batching", "engine", "progress", "sensealg"}
 FAMILIES = {"adaptive": ADAPTIVE, "fixed": FIXED, "Adams": ADAMS, "implicit": IMPLICIT, "scipy": SCIPY}
 
 
