@@ -158,6 +158,8 @@ def _check_numbers(given: dict[str, Any], name: str) -> None:
             f"{name}: ifactor is the most a step grows by, at least 1, and dfactor the most it shrinks by, at most 1; "
             f"got {given.get('ifactor')} and {given.get('dfactor')}"
         )
+    if not isinstance(given.get("solver", ""), str):
+        raise InputError(f"{name}: solver is {given['solver']!r}; it is the name of one of SciPy's solvers")
     for key in ("max_order", "max_iters", "max_num_steps"):
         value = given.get(key)
         if value is not None:

@@ -80,15 +80,15 @@ class Adjoint:
     Attributes:
         sensealg: the sensitivity algorithm.
         method: solver of the adjoint equation.
-        rtol, atol: its tolerances.
+        rtol, atol: its tolerances; on the embedded engine whatever torchdiffeq takes.
         steps: its step control.
         options: torchdiffeq's further options of it.
     """
 
     sensealg: SenseAlg
     method: Method
-    rtol: float
-    atol: float
+    rtol: Any
+    atol: Any
     steps: StepControl
     options: StepOptions | None = None
 

@@ -229,8 +229,13 @@ class _Attempt:
             "changes_state": bool(changed),
         }
 
+        reached = {id(x) for x in found}
+        unused = frozenset(i for i, p in enumerate(params) if id(p) not in reached)
+
         def recipe(f: Callable[..., Any]) -> RightHandSide:
-            return EagerRHS(f, layout, params, t, u, reason, **flags)
+            rhs = EagerRHS(f, layout, params, t, u, reason, **flags)
+            rhs.unused = unused
+            return rhs
 
         return _Entry(Guards(self.reach, params, changed), recipe, self.explicit)
 

@@ -27,6 +27,7 @@ class RightHandSide(ABC):
         layout: the state's layout; ``u`` has shape ``(layout.n,)`` and dtype ``layout.dtype``.
         params: the tensors that receive gradients, in the order every ``params`` argument and gradient has here.
         depends_on_time: whether f uses ``t``; ``True`` when unknown.
+        unused: which of :attr:`params`, by number, f was seen not to use.
     """
 
     way: ClassVar[Way]
@@ -34,6 +35,7 @@ class RightHandSide(ABC):
     layout: StateLayout
     params: tuple[Tensor, ...]
     depends_on_time: bool = True
+    unused: frozenset[int] = frozenset()
 
     @abstractmethod
     def f(self, t: Float[Tensor, ""], u: Float[Tensor, " n"], params: tuple[Tensor, ...]) -> Float[Tensor, " n"]:

@@ -36,6 +36,7 @@ class NativeRHS(RightHandSide):
         self.layout = traced.layout
         self.params = traced.params
         self.depends_on_time = traced.depends_on_time
+        self.unused = traced.unused
 
     def addresses(self, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The pointer table of the generated code.

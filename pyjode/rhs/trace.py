@@ -93,6 +93,7 @@ class TracedRHS(RightHandSide):
         self.forward_graph = _forward_graph(graph, params, constants, t0, u0)
         self.vjp_graph = self._trace_vjp()
         self.depends_on_time = _uses_input(self.forward_graph, 0)
+        self.unused = frozenset(i for i in range(len(params)) if not _uses_input(self.forward_graph, 2 + i))
         self._functions: dict[str, Any] = {}
         self._forward = compile_graph(self.forward_graph, (t0, u0, *params))
         self._vjp_u: Callable[..., Any] | None = None

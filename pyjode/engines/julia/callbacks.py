@@ -18,8 +18,20 @@ _VIEWS_KEPT = 64
 
 def parameter_gradients(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
     """A flat gradient (as Julia computes it) as tensors of the parameters' shapes, dtypes and devices."""
-    parts = flat.split([p.numel() for p in params])
-    return [part.view(p.shape).to(p) for part, p in zip(parts, params, strict=True)]
+    return [part.to(p) for part, p in zip(shaped_like(flat, params), params, strict=True)]
+
+
+def reals(params: tuple[Tensor, ...]) -> list[int]:
+    """How many real numbers each is; two for a complex one."""
+    return [2 * p.numel() if p.is_complex() else p.numel() for p in params]
+
+
+def shaped_like(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
+    """Views of a vector of reals, each of a parameter's shape; complex where it is."""
+    return [
+        torch.view_as_complex(part.view(*p.shape, 2)) if p.is_complex() else part.view(p.shape)
+        for part, p in zip(flat.split(reals(params)), params, strict=True)
+    ]
 
 
 class Callbacks:
@@ -40,11 +52,9 @@ class Callbacks:
         self.params = params
         self._slots = (c_uint64 * 4)()
         self._t = torch.zeros((), dtype=layout.dtype)
-        self.n_params = sum(p.numel() for p in params)
+        self.n_params = sum(reals(params))
         self._flat_p = torch.zeros(self.n_params, dtype=layout.dtype)
-        self._p_parts = [
-            part.view(p.shape) for part, p in zip(self._flat_p.split([p.numel() for p in params]), params, strict=True)
-        ]
+        self._p_parts = shaped_like(self._flat_p, params)
         blocks = (rhs.batch_size or 1) if with_jac else 1
         # Held here because Julia has only their addresses.
         self._functions = self._make_functions(rhs, blocks) if with_jac else self._make_functions(rhs, None)

@@ -203,6 +203,13 @@ class _Solve:
                 raise _adjoint_failure(adjoint, julia.message(), report)
         return du0, dts, self.function.parameter_gradients(dp)
 
+    def as_backpropagated(self, dps: list[Tensor]) -> list[Tensor | None]:
+        """Through the steps, what f does not use has no gradient; of a continuous adjoint it is zero."""
+        assert self.request.adjoint is not None
+        if not self.rhs.unused or not isinstance(self.request.adjoint.sensealg, DiscreteAdjoint):
+            return list(dps)
+        return [None if i in self.rhs.unused and not bool(dp.any()) else dp for i, dp in enumerate(dps)]
+
     def _interpolate(self, times: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
         """Dense output at ``times`` ``(m,)``: ``(m, n)``."""
         times = times.detach().to(device="cpu", dtype=torch.float64).contiguous()
@@ -273,7 +280,7 @@ class _Differentiable(torch.autograd.Function):
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
             check_gradient(ctx.solve, u0, ts, tuple(params), cotangents, du0, dps)
-        return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
+        return (None, du0, dts if ctx.needs_input_grad[2] else None, *ctx.solve.as_backpropagated(dps))
 
 
 def _handle(method: Method) -> int:

@@ -21,6 +21,7 @@ from pyjode.engines.julia.boundary import (
     IndependentReport,
     gate,
 )
+from pyjode.engines.julia.callbacks import reals
 from pyjode.engines.julia.device import tolerances_on_host
 from pyjode.engines.julia.engine import (
     _STATS,
@@ -143,7 +144,7 @@ class _Solves:
         layout = self.request.layout
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(self.batch, layout.n, dtype=layout.dtype)
-        dp = torch.zeros(sum(p.numel() for p in params), dtype=layout.dtype)
+        dp = torch.zeros(sum(reals(params)), dtype=layout.dtype)
         dts = torch.zeros(self.batch, len(us), dtype=torch.float64)
         args = IndependentAdjointArgs(
             solution=self.report.solution,

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pyjode.callbacks import Callback, Callbacks, callbacks_of
 from pyjode.engines.julia.boundary import StepOptionsArgs
+from pyjode.engines.julia.callbacks import reals, shaped_like
 from pyjode.engines.request import Adjoint, Request, StepControl, StepOptions
 from pyjode.errors import InputError, UnsupportedError
 from pyjode.sensealgs import BacksolveAdjoint, InterpolatingAdjoint
@@ -160,7 +161,7 @@ def adjoint_options(
     options, layout, steps = adjoint.options, request.layout, adjoint.steps
     if options is None:
         return None
-    n, sizes = layout.n, [p.numel() for p in params]
+    n, sizes = layout.n, reals(params)
     has_params = isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)
     has_y = isinstance(adjoint.sensealg, BacksolveAdjoint)
     n_params = sum(sizes) if has_params else 0
@@ -181,7 +182,7 @@ def adjoint_options(
     def whole(u: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """torchdiffeq's adjoint state, in which what this solve has not is zero."""
         if has_params:
-            parts = [x.view(p.shape) for x, p in zip(u[n : n + n_params].split(sizes), params, strict=True)]
+            parts = shaped_like(u[n : n + n_params], params)
         else:
             parts = [torch.zeros_like(p) for p in params]
         return torch.zeros((), dtype=layout.dtype), y, u[:n], *parts
