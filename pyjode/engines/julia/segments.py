@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Float64
@@ -14,11 +13,8 @@ from torch import Tensor
 from pyjode.engines.julia.step_options import _grid, refuse_perturb
 from pyjode.engines.request import Answer, Request
 
-
-class Piece(Protocol):
-    """Solves a request whose f is asked for no time outside ``ends``."""
-
-    def __call__(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer: ...
+Piece = Callable[[Request, Tensor, Tensor, tuple[float, float]], Answer]
+"""Solves a request from u0 over ts, its f asked for no time outside two ends."""
 
 
 def jumps_of(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"]) -> Float64[Tensor, " j"] | None:
