@@ -323,7 +323,7 @@ def test_source_with_memory_of_its_own_is_safe_on_threads():
         ("(u, p, t) -> -u\n)", 2, "syntax"),
         ("f(u, p, t) = begin\n  a = 1\n  b * u\nend", 3, "b.* not defined"),
         ("using NoSuchPackage\n(u, p, t) -> u", 1, "NoSuchPackage"),
-        ("(u, p, t) ->\n  sqrt.(-abs.(u) .- 1)", 2, "DomainError"),
+        ("function (u, p, t)\n  sqrt.(-abs.(u) .- 1)\nend", 2, "DomainError"),
         ("(u, p, t) -> u[1:2]", 0, "size"),
         ("(u, p, t) -> \"x\"", 0, "String"),
         ("(u, t) -> u", 0, "takes 2 arguments"),

@@ -61,6 +61,34 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
     return du0
 end
 
+"Solve a batch, and differentiate it by the discrete adjoint, as Python would; returns λ(t0) of each sample."
+function workload_independent(::Type{T}, alg) where {T}
+    n, batch, nt = 2, 3, 3
+    u0, ts, ys = ones(T, n, batch), repeat([0.0, 0.1, 0.2], 1, batch), zeros(T, n, batch, nt)
+    abstol, reltol, t_reached, counts = [1.0e-6], [1.0e-3], zeros(batch), zeros(Int, COUNTS, batch)
+    du0, dp, dts = zeros(T, n, batch), zeros(T, 1), zeros(nt, batch)
+    handles = [keep!(RHSPool{T}(() -> workload_rhs(T), RHS{T}[])), keep!(alg), keep!(DiscreteAdjoint())]
+    GC.@preserve u0 ts ys abstol reltol t_reached counts du0 dp dts for keep in (KEEP_NOTHING, KEEP_STEPS)
+        report = independent(
+            IndependentArgs(
+                handles[1], handles[2], pointer(u0), pointer(ts), batch, nt, pointer(ys), pointer(abstol),
+                pointer(reltol), 0, NaN, 1, NaN, NaN, 100, 0, 0, keep, 1, 1, pointer(t_reached), pointer(counts)
+            )
+        )
+        keep == KEEP_NOTHING && continue
+        independent_adjoint(
+            IndependentAdjointArgs(
+                report.solution, handles[2], handles[3], 0, batch, nt, pointer(ys), pointer(ys), NaN, NaN, NaN, 1, 100,
+                1, 1, pointer(du0), pointer(dp), pointer(dts)
+            )
+        )
+        push!(handles, report.solution)
+    end
+    foreach(release!, handles)
+    return du0
+end
+
 @compile_workload for T in (Float64, Float32)
     workload(T, OrdinaryDiffEqTsit5.Tsit5(), DiscreteAdjoint())
+    workload_independent(T, OrdinaryDiffEqTsit5.Tsit5())
 end

@@ -59,7 +59,7 @@ call(r::PyJODE.RHS{T}, what, out, out_p, v, u, t) where {T} = GC.@preserve out o
     @test error_of(() -> PyJODE.user_function("f(u, p, t) = begin\n 1\n )\nend")).line == 3
     @test error_of(() -> PyJODE.user_function("x = 1\nundefined_name\n(u, p, t) -> u")).line == 2
     @test error_of(() -> PyJODE.user_function("3")).line == 0
-    late, kept... = from_source("(u, p, t) ->\n error(\"late\")")
+    late, kept... = from_source("function (u, p, t)\n error(\"late\")\nend")
     e = error_of(() -> call(late, PyJODE.CALL_F, out, dp, v, u, 0.0))
     @test e.line == 2 && occursin("late", e.message) && occursin("2 |  error", e.message)
     @test PyJODE.user_function("const A = [1.0]\n(u, p, t) -> u").has_state

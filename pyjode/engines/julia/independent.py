@@ -135,9 +135,12 @@ class _Solves:
 
     @torch.no_grad()
     def backward(
-        self, us: Float[Tensor, "T B n"], cotangents: Float[Tensor, "T B n"], params: tuple[Tensor, ...], want_t: bool
+        self, us: Float[Tensor, "T B n"] | None, cotangents: Float[Tensor, "T B n"], params: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "B n"], Float64[Tensor, "B T"], list[Tensor]]:
-        """Gradients by u0 ``(B, n)``, times ``(B, T)`` and parameters, from cotangents ``(T, B, n)``."""
+        """Gradients by u0 ``(B, n)``, times ``(B, T)`` and parameters, from cotangents ``(T, B, n)``.
+
+        Those by times want ``us``, what :meth:`forward` gave.
+        """
         adjoint = self.request.adjoint
         assert adjoint is not None
         self.function.params = params
@@ -145,20 +148,20 @@ class _Solves:
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(self.batch, layout.n, dtype=layout.dtype)
         dp = torch.zeros(sum(reals(params)), dtype=layout.dtype)
-        dts = torch.zeros(self.batch, len(us), dtype=torch.float64)
+        dts = torch.zeros(self.batch, len(cotangents), dtype=torch.float64)
         args = IndependentAdjointArgs(
             solution=self.report.solution,
             alg=_handle(adjoint.method),
             sensealg=_sensealg_handle(adjoint.sensealg),
             joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
             batch=self.batch,
-            nt=len(us),
-            ys=us.data_ptr(),
+            nt=len(cotangents),
+            ys=0 if us is None else us.data_ptr(),
             cotangents=cotangents.data_ptr(),
             abstol=getattr(adjoint.sensealg, "abstol", None) or adjoint.atol,
             reltol=getattr(adjoint.sensealg, "reltol", None) or adjoint.rtol,
             **_step_arguments(adjoint.steps),
-            want_t=int(want_t),
+            want_t=int(us is not None),
             threads=self.threads,
             du0=du0.data_ptr(),
             dp=dp.data_ptr(),
@@ -187,7 +190,7 @@ class _Differentiable(torch.autograd.Function):
         us = solve.forward(u0, ts, keep=solve.kept)
         ctx.solve = solve
         # Saved for autograd's check that no optimizer changed them in between.
-        ctx.save_for_backward(us if ctx.needs_input_grad[2] else us.new_empty(us.shape[0], 0), *params)
+        ctx.save_for_backward(us if ctx.needs_input_grad[2] else None, *params)
         return us
 
     @staticmethod
@@ -196,6 +199,5 @@ class _Differentiable(torch.autograd.Function):
         refuse_second_derivative()
         refuse_batched_backward()
         us, *params = ctx.saved_tensors
-        want_t = ctx.needs_input_grad[2]
-        du0, dts, dps = ctx.solve.backward(us, cotangents, tuple(params), want_t)
-        return (None, du0, dts if want_t else None, *dps)
+        du0, dts, dps = ctx.solve.backward(us, cotangents, tuple(params))
+        return (None, du0, None if us is None else dts, *dps)
