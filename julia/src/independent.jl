@@ -119,13 +119,16 @@ function solve_range!(workers, worker::Int, range, a::IndependentArgs, r::RHS{T}
             solve_sample!(integrator, a, r, kept, counts, worker, b)
         end
     else
-        if !isassigned(workers, worker)
-            workers[worker] = new_integrator(a, r, alg, abstol, reltol, kept.ts, first(range))
-        end
         for b in range
-            success = restart!(workers[worker], a, r, kept, counts, worker, b)
+            integrator = isassigned(workers, worker) ? workers[worker] : nothing
+            if integrator === nothing
+                integrator = new_integrator(a, r, alg, abstol, reltol, kept.ts, b)
+                success = solve_sample!(integrator, a, r, kept, counts, worker, b)
+            else
+                success = restart!(integrator, a, r, kept, counts, worker, b)
+            end
             # Where a solve broke off, its integrator is left in no state to trust.
-            success || (workers[worker] = new_integrator(a, r, alg, abstol, reltol, kept.ts, b))
+            workers[worker] = success ? integrator : nothing
         end
     end
     return nothing
@@ -139,11 +142,12 @@ function new_integrator(a::IndependentArgs, r::RHS{T}, alg, abstol, reltol, ts::
     prob = a.with_jac == 1 ? implicit_problem(r, u0, (t0, t1)) : explicit_problem(r, u0, (t0, t1))
     dt = first_step(a.dt, a.adaptive == 0, t1 - t0)
     dense = a.keep == KEEP_SOLUTIONS
-    # calck: save points ask for the interpolant.
+    # calck: save points ask for the interpolant. Saving is on, though nothing is saved: that is where lazy methods forget
+    # the last step's further stages.
     return SciMLBase.init(
         prob, alg; abstol, reltol, dt, tstops = a.stop_at_ts == 1 ? ts[:, b] : Float64[], adaptive = a.adaptive == 1,
         dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, t1 - t0), maxiters = a.maxiters, saveat = Float64[], dense,
-        save_on = dense, save_everystep = dense, save_start = dense, save_end = dense, calck = true, verbose = SILENT
+        save_everystep = dense, save_start = dense, save_end = dense, calck = true, verbose = SILENT
     )
 end
 
