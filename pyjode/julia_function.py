@@ -233,7 +233,9 @@ class JuliaRHS(RightHandSide):
             return
         with torch.no_grad():
             u = self.layout.flatten(y0).detach().clone()
-            out = self.f(torch.as_tensor(t0, dtype=self.layout.dtype), u, self.params).reshape(self.layout.leaves[0].shape)
+            out = self.f(torch.as_tensor(t0, dtype=self.layout.dtype), u, self.params).reshape(
+                self.layout.leaves[0].shape
+            )
             missing = (out.isnan()).nonzero().tolist()
         if missing and bool(torch.isfinite(u).all()):
             entries = ", ".join(str([i + 1 for i in index]) for index in missing[:4])
