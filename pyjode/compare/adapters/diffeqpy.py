@@ -46,14 +46,17 @@ class _DiffeqpySolver(Solver):
             raise InputError(f"diffeqpy's ode has no method {method!r}")
         self.algorithm = algorithm(autodiff=self.ode.AutoFiniteDiff()) if problem.stiff else algorithm()
         self.problem, self.limit_s, self.deadline = problem, limit_s, np.inf
-        f, shape, parameters = problem.in_numpy(), problem.y0.shape, problem.params
+        f, parameters = problem.in_numpy(), problem.params
 
         def in_place(du: Any, u: Any, p: Any, t: float) -> None:
             if time.perf_counter() > self.deadline:
                 raise OutOfTime(limit_s)
             np.asarray(du)[...] = f(t, np.asarray(u), parameters)
 
-        self.ode_problem = self.ode.ODEProblem(in_place, problem.y0.reshape(shape), (problem.t0, problem.t1))
+        from juliacall import Main
+
+        start = Main.collect(problem.y0)  # numpy's own memory is no state that the solvers take
+        self.ode_problem = self.ode.ODEProblem(in_place, start, (problem.t0, problem.t1))
 
     def solve(self, rtol: float, atol: float) -> Any:
         self.deadline = time.perf_counter() + self.limit_s

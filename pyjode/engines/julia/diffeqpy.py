@@ -24,6 +24,11 @@ from pyjode.state import StateLayout
 
 _COUNTS = ("naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 
+# A state that is still numpy's memory (PyArray) stops OrdinaryDiffEq: the states it makes from it are Julia arrays.
+_OWN_STATE = """
+p -> p.u0 isa AbstractArray && !(p.u0 isa Array) ? PyJODE.SciMLBase.remake(p; u0=Array(p.u0)) : p
+"""
+
 
 def load_ode() -> Any:
     """diffeqpy's ``ode`` module (OrdinaryDiffEq.jl), loaded into the Julia that pyjode runs.
@@ -67,7 +72,7 @@ def solve_julia(problem: Any, method: Any, found: Method | None, options: Option
         make = "(p, c) -> Base.invokelatest(PyJODE.construct, p, c)"
         method = main.seval(make)(found.julia_package, found.julia_expr)
     solver = main.seval("(args...; kwargs...) -> Base.invokelatest(PyJODE.SciMLBase.solve, args...; kwargs...)")
-    raw = solver(problem, method, **options.as_julia())
+    raw = solver(main.seval(_OWN_STATE)(problem), method, **options.as_julia())
     name = found.name if found is not None else str(main.seval("a -> string(nameof(typeof(a)))")(method))
     solution = from_julia(raw, name)
     if throw and not solution.success:
