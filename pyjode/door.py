@@ -99,16 +99,18 @@ def refuse_forward_mode() -> None:
         )
 
 
-def refuse_batched_backward() -> None:
+def refuse_batched_backward(cotangents: Tensor) -> None:
     """
     Raises:
         UnsupportedError: in a backward pass under vmap (``is_grads_batched=True``, ``vectorize=True``).
     """
-    if torch._C._are_functorch_transforms_active():
+    try:
+        cotangents.data_ptr()  # batched tensors, of either kind that torch has, have none
+    except RuntimeError as error:
         raise UnsupportedError(
             "a vectorised backward pass (is_grads_batched=True, jacobian(vectorize=True)) does not go through a "
             "solve; leave that option out"
-        )
+        ) from error
 
 
 def refuse_second_derivative() -> None:

@@ -319,7 +319,7 @@ class _Call(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
         refuse_second_derivative()
-        refuse_batched_backward()
+        refuse_batched_backward(v)
         t, u, *params = ctx.saved_tensors
         by_u, by_p = ctx.rhs.vjp_up(t, u, v, tuple(params))
         by_t = (ctx.rhs.time_gradient(t, u, tuple(params)) * v).sum() if ctx.needs_input_grad[1] else None

@@ -133,7 +133,7 @@ class _EventTime(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise UnsupportedError("second derivatives (create_graph=True) do not go through events")
-        refuse_batched_backward()
+        refuse_batched_backward(cotangent)
         if ctx.flat:
             raise UnsupportedError(
                 f"the event at t = {ctx.t:.6g} touches zero without crossing it: its time has no derivative there"

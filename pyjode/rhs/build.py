@@ -25,7 +25,7 @@ from pyjode.rhs.closure import (
     reached_leaves,
     unique,
 )
-from pyjode.rhs.eager import EagerRHS, Recorded, record
+from pyjode.rhs.eager import EagerRHS, Recorded, hooks_off, plain_tape, record
 from pyjode.rhs.effects import Watch, static_reason
 from pyjode.rhs.graphs import Untraceable, captured_tensors
 from pyjode.rhs.guards import Guards
@@ -93,7 +93,8 @@ def build_rhs(
             t0 = t0.detach() if isinstance(t0, Tensor) else t0
             t = torch.tensor(float(t0), dtype=layout.dtype, device=layout.device)
             u = layout.flatten(y0).detach().clone()
-        entry = _Attempt(f, layout, t, u, explicit).build(way)
+        with plain_tape():
+            entry = _Attempt(f, layout, t, u, explicit).build(way)
         entries[key] = entry
         entries.move_to_end(key)
         while len(entries) > _KEPT_PER_F:
@@ -298,9 +299,10 @@ class _Attempt:
             self.recorded = call
             raise _Refused(f"f depends on a tensor of shape {tuple(missing[0].shape)} in a way the graph does not show")
         got_u, got_p = rhs.vjp_up(t, u, v, rhs.params)
-        same = _close(rhs.f(t, u, rhs.params), call.out.detach()) and all(
-            map(_close, *_comparable(call, v, rhs.params, got_u, got_p))
-        )
+        with hooks_off((*rhs.params, *below.leaves)):
+            same = _close(rhs.f(t, u, rhs.params), call.out.detach()) and all(
+                map(_close, *_comparable(call, v, rhs.params, got_u, got_p))
+            )
         if not same:
             self.recorded = call
             raise _Refused("the graph traced from f does not reproduce f's values or gradients at a second point")

@@ -35,11 +35,36 @@ def record(f: Callable[..., Any], layout: StateLayout, t: Tensor, u: Tensor) -> 
 
     f gets copies, which it may keep or change in place.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), plain_tape():
         t_leaf = t.detach().requires_grad_()
         u_leaf = u.detach().requires_grad_()
         out = layout.flatten_derivative(f(t_leaf.clone(), layout.unflatten(u_leaf.clone())))
     return Recorded(out, t_leaf, u_leaf)
+
+
+def plain_tape() -> Any:
+    """Keeps the caller's ``saved_tensors_hooks`` (torch.utils.checkpoint's, for example) off a tape of our own."""
+    return torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+@contextlib.contextmanager
+def hooks_off(params: tuple[Tensor, ...]) -> Iterator[None]:
+    """Keeps hooks on leaves (``register_hook``) from running: they are for the gradient that comes out in the end.
+
+    ``torch.autograd.grad`` runs them on every gradient it captures.
+    """
+    held = [(p, p._backward_hooks) for p in params if p.is_leaf and p._backward_hooks]
+    for p, _ in held:
+        p._backward_hooks = None
+    try:
+        yield
+    finally:
+        for p, hooks in held:
+            p._backward_hooks = hooks
 
 
 class EagerRHS(RightHandSide):
@@ -190,9 +215,15 @@ class EagerRHS(RightHandSide):
     @contextlib.contextmanager
     def _in_place_of(self, values: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
         """Puts ``values`` where f finds its parameters; yields the tensors to differentiate by."""
-        changed = [i for i, (p, x) in enumerate(zip(self.params, values, strict=True)) if not _same_memory(p, x)]
+        changed = [
+            i
+            for i, (p, x) in enumerate(zip(self.params, values, strict=True))
+            # A computed tensor's hooks are on its graph: only another tensor in its place is without them.
+            if not _same_memory(p, x) or (p._backward_hooks and not p.is_leaf)
+        ]
         if not changed:
-            yield self.params
+            with hooks_off(self.params):
+                yield self.params
             return
         if self._reach is None:
             self._reach = Reach(self._f)
@@ -212,7 +243,8 @@ class EagerRHS(RightHandSide):
         try:
             for slot, _, x in slots:
                 slot.put(x)
-            yield tuple(own)
+            with hooks_off(tuple(own)):
+                yield tuple(own)
         finally:
             for slot, p, _ in slots:
                 slot.put(p)

@@ -37,7 +37,13 @@ class Untraceable(Exception):
 def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """The ATen graph of one call of ``function``, run on real tensors."""
     # A table, though an empty one: without any, torch 2.14 turns each detach into an alias, which has a derivative.
-    return make_fx(function, {}, "real")(*inputs)
+    # The caller's saved_tensors_hooks (torch.utils.checkpoint's) are not for tapes that only make a graph.
+    with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+        return make_fx(function, {}, "real")(*inputs)
+
+
+def _itself(x: Any) -> Any:
+    return x
 
 
 def functional(graph_module: fx.GraphModule, *inputs: Tensor) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from pyjode import UnsupportedError, odeint, odeint_adjoint
+from pyjode import ODEProblem, UnsupportedError, odeint, odeint_adjoint, solve
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["saved_tensors", "reentrant"])
@@ -33,6 +33,23 @@ def test_hooks_on_parameters(make_layer, y0, gradients):
     got = gradients(layer, y0)
     torch.testing.assert_close(got[0], 2 * expected[0])
     torch.testing.assert_close(seen, [expected[-1]])
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("way", ["auto", "eager"])
+@pytest.mark.parametrize("leaf", [True, False], ids=["leaf", "computed"])
+def test_hooks_run_once(way, leaf, y0):
+    """An eager f is differentiated by autograd in every step: the hook is for the gradient that comes out."""
+    found = []
+    for factor in (None, 3.0):
+        root = torch.tensor([[0.1, 1.0], [-1.0, 0.3]], requires_grad=True)
+        weight = root if leaf else root * 1.0
+        if factor is not None:
+            weight.register_hook(lambda g: 3 * g)
+        problem = ODEProblem(lambda t, y, w=weight: torch.tanh(y @ w), y0, (0.0, 1.0))
+        solve(problem, saveat=[1.0], rhs=way, engine="julia", dense=False).ys.square().sum().backward()
+        found.append(root.grad)
+    torch.testing.assert_close(found[1], 3 * found[0])
 
 
 def test_hooks_on_the_layer(make_layer, y0):

@@ -275,7 +275,7 @@ class _Differentiable(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Any, ...]:
         refuse_second_derivative()
-        refuse_batched_backward()
+        refuse_batched_backward(cotangents)
         u0, ts, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:

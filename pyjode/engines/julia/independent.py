@@ -197,7 +197,7 @@ class _Differentiable(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Any, ...]:
         refuse_second_derivative()
-        refuse_batched_backward()
+        refuse_batched_backward(cotangents)
         us, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(us, cotangents, tuple(params))
         return (None, du0, None if us is None else dts, *dps)
