@@ -145,10 +145,11 @@ def test_whatever_requires_grad_gets_it(engine, doors, requires, direction):
         if requires != "none":
             (ys * torch.tensor([[1.0], [2.0], [-1.0]], dtype=D)).sum().backward()
         grads.append((y0.grad, t.grad, f.k.grad))
-    for a, b in zip(*grads, strict=True):
+    # By its steps torchdiffeq differentiates the polynomial between them by t; the Julia engine has f itself.
+    for (a, b), close in zip(zip(*grads, strict=True), (1e-7, 1e-3, 1e-7), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+            assert torch.allclose(a, b, rtol=max(1e-5, close), atol=close)
 
 
 def test_a_span_of_no_length(engine, doors):
