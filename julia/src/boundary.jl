@@ -147,6 +147,12 @@ function c_solve(args::Ptr{SolveArgs}, report::Ptr{SolveReport})
     end
 end
 
+function c_solve_until(args::Ptr{SolveArgs}, until::Ptr{UntilArgs}, report::Ptr{SolveReport})
+    return guarded() do
+        unsafe_store!(report, Base.invokelatest(forward_until, unsafe_load(args), unsafe_load(until))::SolveReport)
+    end
+end
+
 function c_adjoint(args::Ptr{AdjointArgs}, report::Ptr{AdjointReport})
     return guarded() do
         unsafe_store!(report, Base.invokelatest(adjoint, unsafe_load(args))::AdjointReport)
@@ -214,6 +220,8 @@ function entry_points()
         ),
         "construct" => UInt(@cfunction(c_construct, Cint, (Cstring, Cstring, Ptr{Int}))),
         "solve" => UInt(@cfunction(c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport}))),
+        "solve_until" =>
+            UInt(@cfunction(c_solve_until, Cint, (Ptr{SolveArgs}, Ptr{UntilArgs}, Ptr{SolveReport}))),
         "adjoint" => UInt(@cfunction(c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport}))),
         "dense_output" => UInt(@cfunction(c_dense_output, Cint, (Int, Ptr{Float64}, Int, Int, Ptr{Cvoid}))),
         "steps" => UInt(@cfunction(c_steps, Cint, (Int, Ptr{Float64}, Ptr{Cvoid}))),

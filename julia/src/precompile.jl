@@ -88,7 +88,32 @@ function workload_independent(::Type{T}, alg) where {T}
     return du0
 end
 
+"Solve to an event, as Python would; returns its time."
+function workload_events(::Type{T}, alg) where {T}
+    r = workload_rhs(T)
+    value!(out, u, t) = (unsafe_store!(out, unsafe_load(u) - T(0.9)); unsafe_store!(out, zero(T), 2); nothing)
+    condition = RHS{T}(2, 0, 1.0, 1, StateFunction{T}(value!), r.vjp, r.jac, r.tgrad)
+    handles = [keep!(r), keep!(alg), keep!(condition)]
+    ts, u0, abstol, reltol = [0.0, Inf], ones(T, r.n), [1.0e-6], [1.0e-3]
+    sizes, directions, signs, holds, fired = [1], [0], [1.0], [-1.0], [0]
+    GC.@preserve ts u0 abstol reltol handles sizes directions signs holds fired begin
+        report = forward_until(
+            SolveArgs(
+                handles[1], handles[2], pointer(u0), pointer(ts), 2, C_NULL, pointer(abstol), pointer(reltol), 0,
+                NaN, true, NaN, NaN, 100, false, 0, 1, false, C_NULL
+            ),
+            UntilArgs(
+                1, pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs), pointer(holds), 10,
+                pointer(fired)
+            )
+        )
+    end
+    foreach(release!, (handles..., report.solution))
+    return report.t_reached
+end
+
 @compile_workload for T in (Float64, Float32)
     workload(T, OrdinaryDiffEqTsit5.Tsit5(), DiscreteAdjoint())
     workload_independent(T, OrdinaryDiffEqTsit5.Tsit5())
+    workload_events(T, OrdinaryDiffEqTsit5.Tsit5())
 end

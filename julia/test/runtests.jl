@@ -12,6 +12,7 @@ using SciMLSensitivity: GaussAdjoint, ZygoteVJP
 @testset "PyJODE" begin
     include("test_tableau.jl")
     include("test_discrete_adjoint.jl")
+    include("test_events.jl")
     include("test_rhs.jl")
     include("test_algorithms.jl")
     include("test_adjoint.jl")

