@@ -25,7 +25,7 @@ from pyjode.rhs.closure import (
     reached_leaves,
     unique,
 )
-from pyjode.rhs.eager import EagerRHS, Recorded, hooks_off, plain_tape, record
+from pyjode.rhs.eager import EagerRHS, Recorded, hooks_off, record
 from pyjode.rhs.effects import Watch, static_reason
 from pyjode.rhs.graphs import Untraceable, captured_tensors
 from pyjode.rhs.guards import Guards
@@ -34,6 +34,7 @@ from pyjode.rhs.interface import RightHandSide
 from pyjode.rhs.lower import NotLowerable
 from pyjode.rhs.native import NativeRHS
 from pyjode.rhs.reach import Reach
+from pyjode.rhs.tape import plain_tape
 from pyjode.rhs.trace import TracedRHS, trace_flat
 from pyjode.state import StateLayout
 

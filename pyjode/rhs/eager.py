@@ -15,6 +15,7 @@ from pyjode.rhs.batch import find_batch_size
 from pyjode.rhs.closure import graph_leaves
 from pyjode.rhs.interface import RightHandSide, Way
 from pyjode.rhs.reach import Reach, Slot
+from pyjode.rhs.tape import plain_tape
 from pyjode.state import StateLayout
 
 # Below this many rows one backward pass each is quicker than one vmapped pass.
@@ -40,15 +41,6 @@ def record(f: Callable[..., Any], layout: StateLayout, t: Tensor, u: Tensor) -> 
         u_leaf = u.detach().requires_grad_()
         out = layout.flatten_derivative(f(t_leaf.clone(), layout.unflatten(u_leaf.clone())))
     return Recorded(out, t_leaf, u_leaf)
-
-
-def plain_tape() -> Any:
-    """Keeps the caller's ``saved_tensors_hooks`` (torch.utils.checkpoint's, for example) off a tape of our own."""
-    return torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
-
-
-def _itself(x: Any) -> Any:
-    return x
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyjode.rhs.tape import plain_tape
+
 aten = torch.ops.aten
 _COPIES = (aten.lift_fresh_copy.default, aten.lift_fresh.default)
 _SAME = (aten.detach.default, aten.alias.default)
@@ -38,12 +40,8 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     """The ATen graph of one call of ``function``, run on real tensors."""
     # A table, though an empty one: without any, torch 2.14 turns each detach into an alias, which has a derivative.
     # The caller's saved_tensors_hooks (torch.utils.checkpoint's) are not for tapes that only make a graph.
-    with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+    with plain_tape():
         return make_fx(function, {}, "real")(*inputs)
-
-
-def _itself(x: Any) -> Any:
-    return x
 
 
 def functional(graph_module: fx.GraphModule, *inputs: Tensor) -> fx.GraphModule:
