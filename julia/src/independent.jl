@@ -444,7 +444,7 @@ function sweep_step!(
     end
     for i in max(top, tab.last):-1:2
         v = column(s.K, i)
-        (i > top && i != tab.last) || all_zero(v, n) && continue
+        ((i > top && i != tab.last) || all_zero(v, n)) && continue
         Ju = pull!(s, v, i == tab.last ? u1 : column(s.U, i), t0 + tab.c[i] * h)
         for l in 1:(i - 1)
             iszero(tab.a[i, l]) || add!(column(s.K, l), hT * tab.a[i, l], Ju, n)

@@ -31,8 +31,6 @@ from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdj
 from pyjode.trust import UntrustedGradient
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
-
-
 _ANY_TIME = (-inf, inf)
 
 
@@ -106,6 +104,14 @@ def bound_parameters(request: Request, u0: Tensor, t0: Tensor) -> tuple[RightHan
         wanted = {id(p) for p in request.params or ()}
         params = tuple(p if id(p) in wanted else p.detach() for p in params)
     return rhs, params
+
+
+def as_backpropagated(rhs: RightHandSide, adjoint: Adjoint | None, dps: list[Tensor]) -> list[Tensor | None]:
+    """Through the steps, what f does not use has no gradient; of a continuous adjoint it is zero."""
+    assert adjoint is not None
+    if not rhs.unused or not isinstance(adjoint.sensealg, DiscreteAdjoint):
+        return list(dps)
+    return [None if i in rhs.unused and not bool(dp.any()) else dp for i, dp in enumerate(dps)]
 
 
 class _Solve:
@@ -212,13 +218,6 @@ class _Solve:
                 raise _adjoint_failure(adjoint, julia.message(), report)
         return du0, dts, self.function.parameter_gradients(dp)
 
-    def as_backpropagated(self, dps: list[Tensor]) -> list[Tensor | None]:
-        """Through the steps, what f does not use has no gradient; of a continuous adjoint it is zero."""
-        assert self.request.adjoint is not None
-        if not self.rhs.unused or not isinstance(self.request.adjoint.sensealg, DiscreteAdjoint):
-            return list(dps)
-        return [None if i in self.rhs.unused and not bool(dp.any()) else dp for i, dp in enumerate(dps)]
-
     def _interpolate(self, times: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
         """Dense output at ``times`` ``(m,)``: ``(m, n)``."""
         times = times.detach().to(device="cpu", dtype=torch.float64).contiguous()
@@ -289,7 +288,8 @@ class _Differentiable(torch.autograd.Function):
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
             check_gradient(ctx.solve, u0, ts, tuple(params), cotangents, du0, dps)
-        return (None, du0, dts if ctx.needs_input_grad[2] else None, *ctx.solve.as_backpropagated(dps))
+        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
+        return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
 
 
 def _handle(method: Method) -> int:

@@ -21,7 +21,6 @@ from pyjode.engines.julia.boundary import (
     IndependentReport,
     gate,
 )
-from pyjode.engines.julia.callbacks import reals
 from pyjode.engines.julia.device import tolerances_on_host
 from pyjode.engines.julia.engine import (
     _STATS,
@@ -30,6 +29,7 @@ from pyjode.engines.julia.engine import (
     _sensealg_handle,
     _step_arguments,
     _tolerance_vectors,
+    as_backpropagated,
 )
 from pyjode.engines.request import IndependentAnswer, Request
 from pyjode.errors import SolverError, SolverFailure
@@ -71,6 +71,7 @@ class _Solves:
 
     def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int):
         self.request = request
+        self.rhs = rhs
         self.sign = sign
         self.with_jac = request.method.stiff
         self.function = function = take(rhs, params, sign, self.with_jac, pool=True)
@@ -147,7 +148,7 @@ class _Solves:
         layout = self.request.layout
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(self.batch, layout.n, dtype=layout.dtype)
-        dp = torch.zeros(sum(reals(params)), dtype=layout.dtype)
+        dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
         dts = torch.zeros(self.batch, len(cotangents), dtype=torch.float64)
         args = IndependentAdjointArgs(
             solution=self.report.solution,
@@ -200,4 +201,5 @@ class _Differentiable(torch.autograd.Function):
         refuse_batched_backward(cotangents)
         us, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(us, cotangents, tuple(params))
+        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
         return (None, du0, None if us is None else dts, *dps)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from pyjode.engines.julia.step_options import _grid, refuse_perturb
+from pyjode.engines.julia.step_options import fixed_grid, refuse_perturb
 from pyjode.engines.request import Answer, Request
 
 Piece = Callable[[Request, Tensor, Tensor, tuple[float, float]], Answer]
@@ -28,7 +28,7 @@ def jumps_of(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"
         return None
     if options.perturb and not request.steps.adaptive:
         refuse_perturb(request)
-        grid = _grid(request, options, request.steps, ts, u0)
+        grid = fixed_grid(request, options, request.steps, ts, u0)
         jumps = ts.detach() if grid is None else grid
     elif options.jump_t is not None:
         jumps = options.jump_t

@@ -135,7 +135,7 @@ def forward_options(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tenso
         bound.args.force_dtmin = int(steps.dtmin is not None)
         bound.controller(options)
     else:
-        grid = _grid(request, options, steps, ts, u0)
+        grid = fixed_grid(request, options, steps, ts, u0)
         if grid is not None:
             bound.tstops([grid], sign)
             bound.sets_steps = True
@@ -224,7 +224,7 @@ def step_grid(step: float, ts: Float64[Tensor, " T"]) -> Float64[Tensor, " G"]:
     return torch.cat([inner, torch.tensor([end], dtype=torch.float64)])
 
 
-def _grid(
+def fixed_grid(
     request: Request, options: StepOptions, steps: StepControl, ts: Tensor, u0: Tensor
 ) -> Float64[Tensor, " G"] | None:
     if options.grid_constructor is not None:
