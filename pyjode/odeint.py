@@ -137,11 +137,15 @@ def odeint_adjoint(
     asked = method or "dopri5"
     same = adjoint_method is None or adjoint_method == asked
     adjoint_steps, further = None, None
-    if adjoint_options is not None:
-        _, adjoint_steps, further = read_options(
-            find_method(asked if adjoint_method is None else adjoint_method), adjoint_options, "adjoint_options"
+    if adjoint_options is not None or not same:
+        _, read_steps, further = read_options(
+            find_method(adjoint_method or asked),
+            adjoint_options,
+            "adjoint_options",
+            needed=_needs_options(func, request.layout),
         )
-    elif same and request.options is not None:
+        adjoint_steps = None if adjoint_options is None else read_steps
+    elif request.options is not None:
         further = replace(request.options, norm=None)
         adjoint_steps = request.steps if options and request.steps.adaptive else None
     adjoint = adjoint_for(
@@ -161,7 +165,7 @@ def odeint_adjoint(
     request = replace(
         request,
         adjoint=_with_options(adjoint, further),
-        params=tensors(adjoint_params, "adjoint_params"),
+        params=_that_require_grad(tensors(adjoint_params, "adjoint_params")),
         exact_params=adjoint_params is not None,
     )
     return _solve(chosen, request, y0, times, event_fn, t, batching, progress)
@@ -197,7 +201,7 @@ def _request(
         raise InputError(f"with event_fn t has two entries, t0 and any other on the side to go to; it has {len(t)}")
     layout = sample_layout(y0) if alone else StateLayout.of(y0)
     asked = find_method(method or "dopri5")
-    needed = not layout.is_single_tensor or has_callbacks(func)
+    needed = _needs_options(func, layout)
     found, steps, further = read_options(asked, options, "options", needed=needed)
     if alone:
         refuse_beyond_steps(options, "options")
@@ -215,8 +219,18 @@ def _request(
     return request, cpu_times(t)
 
 
+def _needs_options(func: Callable[..., Any], layout: StateLayout) -> bool:
+    """Whether torchdiffeq does something of its own even where no option is given: its norm of a nest, callbacks."""
+    return not layout.is_single_tensor or has_callbacks(func)
+
+
 def _with_options(adjoint: Adjoint | None, options: StepOptions | None) -> Adjoint | None:
     return adjoint if adjoint is None or options is None else replace(adjoint, options=options)
+
+
+def _that_require_grad(params: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    """torchdiffeq leaves the others out, too."""
+    return None if params is None else tuple(p for p in params if p.requires_grad)
 
 
 def _adjoint_tolerance(tolerance: Any, engine: Engine) -> Any:

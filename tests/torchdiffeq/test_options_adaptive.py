@@ -72,7 +72,7 @@ def test_steps_grow_by_no_more_than_ifactor_and_shrink_by_no_more_than_dfactor(e
 
 
 def test_safety_makes_steps_smaller(engine):
-    steps = {safety: len(solve(engine, t1=1.9, tolerance=1e-6, safety=safety)[0].accepted) for safety in (0.9, 0.45)}
+    steps = {safety: len(solve(engine, t1=1.9, tolerance=1e-9, safety=safety)[0].accepted) for safety in (0.9, 0.45)}
     assert 1.5 < steps[0.45] / steps[0.9] < 2.7
 
 
