@@ -288,7 +288,7 @@ if args.compare:
         right.semilogy(ends, losses, linewidth=1, alpha=0.8)
     left.set(xlabel="epoch", ylabel="L1 loss, mean of the epoch", title="over epochs")
     left.legend(title="solver (mean test error)")
-    right.set(xlabel="time (s)", title="over time")
+    right.set(xlabel="time (s)", title="over time, compilation in the first epoch")
     figure.suptitle(f"The same learned with three solvers, engine: {engine}")
     gallery.save(args, figure, "loss_curves")
 

@@ -183,11 +183,14 @@ gallery.save(args, figure, "fit")
 # -------------
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-for i, color in enumerate(("tab:blue", "tab:orange", "tab:green")):
+for i, (color, style) in enumerate((("tab:blue", "-"), ("tab:orange", "--"), ("tab:green", "-."))):
     for seed, track in tracks.items():
-        axes.semilogy(track[:, i], color=color, linewidth=1, label=f"$k_{i + 1}$" if seed == args.seed else None)
+        label = f"$k_{i + 1}$" if seed == args.seed else None
+        axes.semilogy(track[:, i], style, color=color, linewidth=1.2, label=label)
 axes.axhline(1, color="k", linewidth=0.8, linestyle=":")
-axes.set(xlabel="iteration", ylabel="constant / its true value", title="Learned rate constants")
+axes.set(xlabel="iteration", ylabel="constant / its true value", title=f"Learned rate constants, {args.seeds} seed(s)")
+axes.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+axes.minorticks_off()
 axes.legend()
 gallery.save(args, figure, "constants")
 
