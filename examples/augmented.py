@@ -128,11 +128,11 @@ figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for axes, (name, model) in zip(panels, kept.items(), strict=True):
     with torch.no_grad():
         probability = model(square).sigmoid().reshape(120, 120).T
-    image = axes.contourf(grid, grid, probability, levels=21, cmap="coolwarm", vmin=0, vmax=1)
+    image = axes.contourf(grid, grid, probability, levels=torch.linspace(0, 1, 21), cmap="coolwarm")
     axes.scatter(*points[::5].T, s=4, c=labels[::5], cmap="coolwarm", edgecolors="k", linewidths=0.2)
     first = next(run for run in runs if run["run"] == name)
     axes.set(
-        title=f"{name}: test loss {first['test_loss']:.3f}, accuracy {first['test_accuracy']:.1f} %", aspect="equal"
+        title=f"{name}\ntest loss {first['test_loss']:.3f}, accuracy {first['test_accuracy']:.1f} %", aspect="equal"
     )
 figure.colorbar(image, ax=panels, label="probability of the ring")
 gallery.save(args, figure, "regions")

@@ -48,7 +48,8 @@ data = (
 
 
 def norm(width):
-    return nn.GroupNorm(min(32, width), width)
+    """Of two channels a group or more: of one, the average pooling before the head would see next to nothing."""
+    return nn.GroupNorm(min(32, width // 2), width)
 
 
 def convolutions(width):

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import pyjode
 
-parser = gallery.parser(__doc__, "glucose", epochs=(30, 2), seeds=(3, 1), windows=(20000, 600))
+parser = gallery.parser(__doc__, "glucose", epochs=(10, 2), seeds=(3, 1), windows=(20000, 600))
 args = gallery.start(parser, threads=1)
 
 # %%
@@ -87,14 +87,18 @@ MEAN, SCALE = 140.0, 50.0  # mg/dL, so that numbers are about one
 
 
 def features(history):
-    """(n, 24, 3): the reading (0 in a gap), whether there is one, and hours since the last one."""
-    there = ~history.isnan()
-    value = torch.where(there, (history - MEAN) / SCALE, torch.zeros_like(history))
+    """(n, 24, 4): the reading (0 in a gap), whether there is one, hours since the last one, and the window's level.
+
+    Readings count from the window's last one, which is the level: people differ in level more than in how they change.
+    """
+    there, last = ~history.isnan(), history[:, -1:]
+    value = torch.where(there, (history - last) / SCALE, torch.zeros_like(history))
     since, gap = [], torch.zeros(len(history))
     for i in range(HISTORY):
         gap = torch.where(there[:, i], torch.zeros_like(gap), gap + STEP / 60)
         since.append(gap)
-    return torch.stack([value, there.float(), torch.stack(since, 1)], dim=2)
+    level = ((last - MEAN) / SCALE).expand_as(history)
+    return torch.stack([value, there.float(), torch.stack(since, 1), level], dim=2)
 
 
 # %%
@@ -110,7 +114,7 @@ class LatentODE(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.GRU(3, HIDDEN, batch_first=True)
+        self.encoder = nn.GRU(4, HIDDEN, batch_first=True)
         f = nn.Sequential(nn.Linear(HIDDEN, 64), nn.Tanh(), nn.Linear(64, HIDDEN))
         self.ode = pyjode.NeuralODE(Autonomous(f), hours, method="dopri5", rtol=1e-3, atol=1e-3)
         self.read = nn.Linear(HIDDEN, 1)
@@ -135,7 +139,7 @@ class GRUForecast(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.GRU(3, HIDDEN, batch_first=True)
+        self.encoder = nn.GRU(4, HIDDEN, batch_first=True)
         self.cell = nn.GRUCell(1, HIDDEN)
         self.read = nn.Linear(HIDDEN, 1)
 

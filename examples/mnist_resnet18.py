@@ -44,11 +44,16 @@ data = (train_x[: args.images], train_y[: args.images], test_x[: args.tests], te
 # ----------------
 
 
+def norm(width):
+    """Of two channels a group or more: of one, the average pooling at the end would see next to nothing."""
+    return nn.GroupNorm(min(32, width // 2), width)
+
+
 class Dynamics(nn.Module):
     def __init__(self, width):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(width + 1, width, 3, padding=1) for _ in range(2))
-        self.norms = nn.ModuleList(nn.GroupNorm(min(32, width), width) for _ in range(2))
+        self.norms = nn.ModuleList(norm(width) for _ in range(2))
 
     def forward(self, t, x):
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -67,7 +72,7 @@ def ode_net():
         sensealg="GaussAdjoint" if julia else "BacksolveAdjoint",
     )
     return nn.Sequential(
-        nn.Conv2d(1, width, 3), nn.GroupNorm(min(32, width), width), nn.ReLU(), nn.Conv2d(width, width, 4, stride=2),
+        nn.Conv2d(1, width, 3), norm(width), nn.ReLU(), nn.Conv2d(width, width, 4, stride=2),
         ode, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
     )  # fmt: skip
 

@@ -38,7 +38,8 @@ data = (train_x[: args.images], train_y[: args.images], test_x[: args.tests], te
 
 
 def norm(width):
-    return nn.GroupNorm(min(32, width), width)
+    """Of two channels a group or more: of one, the average pooling before the head would see next to nothing."""
+    return nn.GroupNorm(min(32, width // 2), width)
 
 
 def down_sampling(width):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import pyjode
 
-parser = gallery.parser(__doc__, "regularized", epochs=(5, 1), images=(60000, 1000), seeds=(2, 1))
+parser = gallery.parser(__doc__, "regularized", epochs=(5, 2), images=(60000, 4000), seeds=(2, 1))
 args = gallery.start(parser, threads=1)
 data_name, (train_x, train_y, test_x, test_y) = gallery.mnist_8x8(args, args.images)
 
@@ -98,10 +98,10 @@ for weight in WEIGHTS:
 # ----------------------------
 
 figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
-for weight in WEIGHTS:
+for weight, marker in zip(WEIGHTS, "osD^", strict=True):
     rows = [run for run in runs if run["weight"] == weight]
     label = f"weight {weight:g}" if weight else "not regularised"
-    axes.plot([run["forward_nfe"] for run in rows], [run["test_accuracy"] for run in rows], "o", label=label)
+    axes.plot([run["forward_nfe"] for run in rows], [run["test_accuracy"] for run in rows], marker, label=label)
 axes.set(
     xlabel="evaluations of f, forward, tolerance 1e-5", ylabel="test accuracy (%)", title=f"{data_name} at 8x8 pixels"
 )

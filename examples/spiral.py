@@ -189,8 +189,9 @@ gallery.save(args, figure, "losses")
 figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
 for axes, system in zip(panels, SYSTEMS, strict=True):
     at = [row["iteration"] for row in gradient_errors[system]]
-    for name in MEASURED:
-        axes.semilogy(at, [min(row[name], 1e6) for row in gradient_errors[system]], "o-", markersize=3, label=name)
+    for name, marker, width in zip(MEASURED, "osD^v", (1, 4, 1.5, 1, 1), strict=False):  # two of them nearly coincide
+        errors = [min(row[name], 1e6) for row in gradient_errors[system]]
+        axes.semilogy(at, errors, f"{marker}-", markersize=4, linewidth=width, label=name)
     axes.axhline(1, color="0.5", linestyle=":")
     axes.set(xlabel="iteration of the training", title=system)
 panels[0].set_ylabel("relative error of the gradient, dopri5 at rtol 1e-4")

@@ -188,7 +188,7 @@ for i, (color, style) in enumerate((("tab:blue", "-"), ("tab:orange", "--"), ("t
         label = f"$k_{i + 1}$" if seed == args.seed else None
         axes.semilogy(track[:, i], style, color=color, linewidth=1.2, label=label)
 axes.axhline(1, color="k", linewidth=0.8, linestyle=":")
-axes.set(xlabel="iteration", ylabel="constant / its true value", title=f"Learned rate constants, {args.seeds} seed(s)")
+axes.set(xlabel="iteration", ylabel="constant / its true value", title="Learned rate constants, every seed")
 axes.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
 axes.minorticks_off()
 axes.legend()
