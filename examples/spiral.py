@@ -153,7 +153,7 @@ with warnings.catch_warnings():
 # The fits
 # --------
 
-figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, panels = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
 for axes, system in zip(panels, SYSTEMS, strict=True):
     axes.plot(*truths[system].T, color="tab:green", linewidth=4, alpha=0.4, label="true")
     axes.plot(*fits[system].T, "k--", linewidth=1, label="learned")
@@ -169,14 +169,13 @@ gallery.save(args, figure, "fits")
 
 figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
 for axes, system in zip(panels, SYSTEMS, strict=True):
-    for sensealg_name, color in (("DiscreteAdjoint", "tab:blue"), ("Backsolve", "tab:red")):
+    for sensealg_name, color, style in (("DiscreteAdjoint", "tab:blue", "-"), ("Backsolve", "tab:red", "--")):
         for seed in range(args.seed, args.seed + args.seeds):
             losses = torch.tensor(curves[system, sensealg_name, seed])
             smooth = losses.unfold(0, 20, 20).mean(1) if len(losses) >= 40 else losses
             label = sensealg_name if seed == args.seed else None
-            axes.semilogy(
-                torch.arange(len(smooth)) * (len(losses) / len(smooth)), smooth, color=color, lw=1, label=label
-            )
+            at = torch.arange(len(smooth)) * (len(losses) / len(smooth))
+            axes.semilogy(at, smooth, style, color=color, linewidth=1, label=label)
     axes.set(xlabel="iteration", title=system)
 panels[0].set_ylabel("L1 loss, mean of 20 iterations")
 panels[0].legend()
