@@ -4,8 +4,9 @@ An ensemble: thousands of Lorenz starts
 
 Thousands of starts of the Lorenz system, each solved with step sizes of its own and spread over threads:
 ``batching="independent"``. None of the five reports has it. As one joint state, the usual way, all starts share the
-steps of the hardest one. Look at ``steps.png``: how different the starts are, and what sharing costs; and at
-``attractor.png``, where the ensemble is after a while. A gradient of the ensemble's mean by the three parameters comes
+steps that their mean error asks for, too short for most and too long for a few. Look at ``steps.png``: how different
+the starts are; at the times, where the joint state's long loops can still win; and at ``attractor.png``, where the
+ensemble is after a while. A gradient of the ensemble's mean by the three parameters comes
 last, checked against finite differences.
 """
 
