@@ -107,15 +107,16 @@ class WithIntegrals(nn.Module):
         return f"{', '.join(self.integrals)}, exact={self.exact}, noise={self.noise!r}"
 
 
-def with_integrals(layer: Any, integrals: tuple[str, ...], **options: Any) -> WithIntegrals:
-    """``layer.f`` with its integrals, the same object each time while ``layer.f`` is the same.
+def with_integrals(layer: Any, integrals: tuple[str, ...], *, noise: str, exact: bool = False) -> WithIntegrals:
+    """``layer.f`` with its integrals, the same object each time while ``layer.f`` and what is asked for are the same.
 
     What is known of a right-hand side is remembered by object. It is no submodule of the layer: the parameters of f
     would have two names.
     """
     known = vars(layer).get("_with_integrals")
-    if known is None or known.f is not layer.f:
-        known = WithIntegrals(layer.f, integrals, **options)
+    wanted = (integrals, exact, noise)
+    if known is None or known.f is not layer.f or (known.integrals, known.exact, known.noise) != wanted:
+        known = WithIntegrals(layer.f, integrals, exact=exact, noise=noise)
         object.__setattr__(layer, "_with_integrals", known)
     return known
 

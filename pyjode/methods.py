@@ -381,8 +381,8 @@ ImplicitEuler | 1 | A | 3 | backward Euler, most robust | Hairer, Wanner, Solvin
 ImplicitMidpoint | 2 | F | 3 | symplectic, symmetric | =
 Trapezoid | 2 | A | 3 | symmetric, A-stable; Crank-Nicolson | Vladimirescu, The Spice Book (1994)
 TRBDF2 | 2 | A | 3 | L-stable, stiffly accurate, loose tolerances | Hosea, Shampine, Appl. Numer. Math. 20 (1996)
-SDIRK2 | 2 | A | 3 | L-stable | Hindmarsh et al., ACM TOMS 31 (2005)
-SDIRK22 | 2 | A | 3 | L-stable | Kennedy, Carpenter, NASA TM-2016-219173
+SDIRK2 | 2 | A | 3 | A-stable, not L-stable | Hindmarsh et al., ACM TOMS 31 (2005)
+SDIRK22 | 2 | A | 3 | Trapezoid again, which is what Julia's SDIRK22() makes | Vladimirescu, The Spice Book (1994)
 SSPSDIRK2 | 2 | F | 3 | strong stability preserving | Ketcheson, Macdonald, Gottlieb, Appl. Numer. Math. 59 (2009)
 Kvaerno3 | 3 | A | 3 | ESDIRK, stiffly accurate | Kvaerno, BIT 44 (2004)
 Kvaerno4 | 4 | A | 3 | ESDIRK, stiffly accurate | =
@@ -581,8 +581,10 @@ def _implicit_aliases() -> Iterator[Method]:
         ("gl4", 4, "FIRK", "GaussLegendre", f"{same} (torchdiffeq's nodes for f's time are misprinted: both are the "
             "first, which costs its order where f depends on time.)"),
         ("gl6", 6, "FIRK", "GaussLegendre", same),
-        ("sdirk2", 2, "SDIRK", "SDIRK2", "another L-stable tableau of two stages and second order than torchdiffeq's, "
-            "which is Alexander's of 1977; agreement within the order."),
+        # Not Julia's SDIRK2: that one is not L-stable (its stability function goes to -1/2), torchdiffeq's is.
+        ("sdirk2", 2, "SDIRK", "TRBDF2", "another L-stable tableau of second order than torchdiffeq's, which is "
+            "Alexander's of 1977 and which Julia has not, with the same stability function: the same results where f "
+            "is linear in y and free of t, agreement within the order elsewhere."),
     ):  # fmt: skip
         stages = "num_stages=3, " if name == "gl6" else ""
         runs = f"{method}({stages}{_FINITE_DIFFERENCES})"

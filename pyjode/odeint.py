@@ -203,6 +203,8 @@ def _request(
     asked = find_method(method or "dopri5")
     needed = _needs_options(func, layout)
     found, steps, further = read_options(asked, options, "options", needed=needed)
+    if event_fn is not None and further is not None and not (options and "interp" in options):
+        further = replace(further, interp=None)
     if alone:
         refuse_beyond_steps(options, "options")
     request = Request(

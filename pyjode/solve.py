@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyjode.callbacks import has_callbacks
 from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.julia.values import Options, is_julia
-from pyjode.engines.request import Adjoint, Answer, Request, StepControl, Tolerances, cpu_times
+from pyjode.engines.request import Adjoint, Answer, Request, StepControl, StepOptions, Tolerances, cpu_times
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.events import Event, checked_events
 from pyjode.independent import BATCHINGS, independent_solution, refuse_progress, sample_layout, solve_batch
@@ -107,7 +108,7 @@ def solve(
         adjoint_method: solver of the adjoint equation; by default one trusted with the method and sensealg.
         adjoint_rtol, adjoint_atol: its tolerances; by default the forward ones, tighter for stiff methods.
         check_gradient: compare every backward pass with a directional finite difference (two more solves) and warn
-            where they differ.
+            where they differ (Julia engine).
         rhs: how f reaches the solver: ``"auto"``, ``"native"``, ``"traced"`` or ``"eager"`` (see
             :func:`pyjode.explain`).
         batching: ``"joint"``: y0 is one state, with one step size for all of it. ``"independent"``: the first axis of
@@ -151,6 +152,12 @@ def solve(
     chosen = choose_engine(engine)
     found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
     steps = step_control(found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
+    adjoint = adjoint_for(
+        chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
+    )
+    options = StepOptions() if has_callbacks(problem.f) else None
+    if adjoint is not None and not isinstance(adjoint.sensealg, DiscreteAdjoint):
+        adjoint = replace(adjoint, options=options)
     request = Request(
         f=problem.f,
         layout=layout,
@@ -159,13 +166,12 @@ def solve(
         method=found,
         tolerances=tolerances(rtol, atol, layout),
         steps=steps,
-        adjoint=adjoint_for(
-            chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
-        ),
+        adjoint=adjoint,
         rhs_way=_one_of(rhs, _WAYS, "rhs"),
         save_steps=saveat is None,
         dense=dense,
         check_gradient=check_gradient,
+        options=options,
     )
     if alone:
         refuse_progress(progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -320,3 +321,27 @@ def test_threads_setting(monkeypatch):
         monkeypatch.setenv("PYJODE_THREADS", wrong)
         with pytest.raises(pyjode.InputError, match="PYJODE_THREADS"):
             runtime.wanted_threads()
+
+
+@pytest.mark.julia
+def test_check_gradient_is_silent_when_right_and_warns_when_wrong(monkeypatch):
+    from pyjode.engines.julia import independent
+    from pyjode.trust import UntrustedGradient
+
+    def work():
+        problem = ODEProblem(Lorenz(), starts(3), (0.0, 0.14))
+        solution = solve(problem, saveat=T, batching="independent", check_gradient=True, engine="julia")
+        solution.ys.sin().sum().backward()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        work()
+    right = independent._Solves.backward
+
+    def wrong(self, *args):
+        du0, dts, dps = right(self, *args)
+        return du0, dts, [1.1 * dp for dp in dps]
+
+    monkeypatch.setattr(independent._Solves, "backward", wrong)
+    with pytest.warns(UntrustedGradient, match="finite difference"):
+        work()

@@ -24,6 +24,8 @@ struct Crossings{T}
     start::Float64
     sign::Float64
     values::Vector{T}
+    "What a value of exactly zero is taken for, see `sign_zeros!`."
+    zeros::Vector{T}
     fired::Vector{Int}
 end
 
@@ -35,7 +37,7 @@ function Crossings{T}(a::UntilArgs, r::RHS{T}, start::Float64) where {T}
     conditions = RHS{T}[object(handle) for handle in own(a.conditions, k)]
     return Crossings{T}(
         conditions, sizes, own(a.directions, n), own(a.signs, n), own(a.holds, n), start, r.sign,
-        zeros(T, r.n), zeros(Int, n)
+        zeros(T, r.n), zeros(T, n), zeros(Int, n)
     )
 end
 
@@ -51,7 +53,8 @@ function (g::Condition{T})(out, u, τ, integrator) where {T}
         GC.@preserve u values c.conditions[k].f(pointer(values), dataptr(u), c.sign * τ)
         for j in 1:c.sizes[k]
             i += 1
-            out[i] = τ - c.start <= c.holds[i] ? T(c.signs[i]) : values[j]
+            value = τ - c.start <= c.holds[i] ? T(c.signs[i]) : values[j]
+            out[i] = iszero(value) ? c.zeros[i] : value
         end
     end
     return nothing
@@ -69,6 +72,8 @@ function (s::Stop)(integrator, crossed)
         if direction != 0 && (c.directions[i] == 0 || c.directions[i] == direction)
             c.fired[i] = direction
         end
+        # The sign at the start is no longer the one it has.
+        direction == 0 || (c.zeros[i] = 0)
     end
     SciMLBase.derivative_discontinuity!(integrator, false)
     all(iszero, c.fired) || SciMLBase.terminate!(integrator)
@@ -76,9 +81,35 @@ function (s::Stop)(integrator, crossed)
 end
 
 function stop_at(c::Crossings, interp_points::Int)
+    # Where zeros have a sign, the zero itself is on the right of a root.
+    rootfind = all(iszero, c.zeros) ? SciMLBase.LeftRootFind : SciMLBase.RightRootFind
     return SciMLBase.VectorContinuousCallback(
-        Condition(c), Stop(c), length(c.fired); interp_points, save_positions = (true, false)
+        Condition(c), Stop(c), length(c.fired); interp_points, rootfind, save_positions = (true, false)
     )
+end
+
+"""
+Whether a value that ended the solve was zero already shortly before. A condition that is zero from some time on
+(torchdiffeq's way to end a search) hides the crossing before it: the root finder is content with the zero at the end of
+its interval.
+"""
+function zero_for_a_while(c::Crossings{T}, sol) where {T}
+    length(sol.t) > 1 && any(!iszero, c.fired) || return false
+    before, at = zeros(T, length(c.fired)), zeros(T, length(c.fired))
+    t = sol.t[end]
+    shortly = t - 1.0e-6 * (t - sol.t[end - 1])
+    Condition(c)(before, sol(shortly), shortly, nothing)
+    Condition(c)(at, sol.u[end], t, nothing)
+    return any(i -> c.fired[i] != 0 && before[i] == at[i] == 0, eachindex(before))
+end
+
+"From now on take zeros for the smallest numbers of the other sign than at the start, and forget what fired."
+function sign_zeros!(c::Crossings{T}, u0) where {T}
+    c.fired .= 0
+    start = zeros(T, length(c.fired))
+    Condition(c)(start, u0, c.start, nothing)
+    @. c.zeros = -sign(start) * eps(T)
+    return nothing
 end
 
 function forward_until(a::SolveArgs, e::UntilArgs)
@@ -101,15 +132,11 @@ function forward_until(a::SolveArgs, e::UntilArgs, r::RHS{T}, alg, ts::Vector{Fl
 end
 
 function forward_until(a::SolveArgs, e::UntilArgs, r::RHS, prob::ODEProblem, alg, ts, abstol, reltol, dt, crossings)
-    options = load_options(a.options)
-    integrator = SciMLBase.init(
-        prob, alg; abstol, reltol, dt, tstops = with_tstops(Float64[], options), adaptive = a.adaptive == 1,
-        dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters, dense = true,
-        save_everystep = true, callback = stop_at(crossings, e.interp_points), verbose = SILENT,
-        internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
-    )
-    tune!(integrator, options)
-    sol = SciMLBase.solve!(integrator)
+    integrator, sol = solve_until(a, e, r, prob, alg, ts, abstol, reltol, dt, crossings)
+    if zero_for_a_while(crossings, sol)
+        sign_zeros!(crossings, prob.u0)
+        integrator, sol = solve_until(a, e, r, prob, alg, ts, abstol, reltol, dt, crossings)
+    end
     success = SciMLBase.successful_retcode(sol)
     MESSAGE[] = success ? "Success" : string(sol.retcode)
     fired = crossings.fired
@@ -119,4 +146,17 @@ function forward_until(a::SolveArgs, e::UntilArgs, r::RHS, prob::ODEProblem, alg
         keep!(Forward(sol, r, false)), success ? 1 : 0, r.sign * integrator.t, length(sol.t), st.nf + st.nf2,
         st.naccept, st.nreject, st.njacs, st.nsolve, st.nw, st.nnonliniter, st.nnonlinconvfail
     )
+end
+
+function solve_until(a::SolveArgs, e::UntilArgs, r::RHS, prob::ODEProblem, alg, ts, abstol, reltol, dt, crossings)
+    options = load_options(a.options)
+    integrator = SciMLBase.init(
+        prob, alg; abstol, reltol, dt, tstops = with_tstops(Float64[], options), adaptive = a.adaptive == 1,
+        dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters, dense = true,
+        save_everystep = true, callback = stop_at(crossings, e.interp_points), verbose = SILENT,
+        internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
+    )
+    tune!(integrator, options)
+    sol = solve_telling!(integrator, options, r)
+    return integrator, sol
 end

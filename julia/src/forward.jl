@@ -138,8 +138,7 @@ function zero_counts!(stats::S) where {S}
 end
 
 function complete!(a::SolveArgs, r::RHS{T}, integrator, ts, options) where {T}
-    sol = has_hooks(options) ? observed_solve!(integrator, Hooks(options, r.sign, nothing, T[])) :
-        SciMLBase.solve!(integrator)
+    sol = solve_telling!(integrator, options, r)
     linear = options !== nothing && options.linear == 1
     if a.dense == 1
         a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0}, linear)

@@ -152,6 +152,12 @@ function tell(h::Hooks, callable::Ptr{Cvoid}, u, t, dt)
     return nothing
 end
 
+"`solve!(integrator)` of a forward solve, telling the options' callbacks if there are any."
+function solve_telling!(integrator, options, r::RHS{T}) where {T}
+    has_hooks(options) || return SciMLBase.solve!(integrator)
+    return observed_solve!(integrator, Hooks(options, r.sign, nothing, T[]))
+end
+
 """
 `solve!(integrator)` of OrdinaryDiffEqCore 4 with someone told before each try of a step and of what became of it; the
 package has callbacks after accepted steps only.

@@ -48,6 +48,13 @@
     @test search(Float64, [first!], [1]; ts = [0.0, Inf])[1] ≈ π / 2 atol = 1.0e-9
     # Backwards: time runs from -10 to 0 in the user's sense, from 0 to 10 here.
     @test search(Float64, [late!], [1]; sign = -1.0, ts = [-5.0, 10.0])[1] ≈ 2 atol = 1.0e-12
+    # A condition that is zero from t = 2 on hides neither the crossing before nor where that begins.
+    ends!(out, u, t) = (unsafe_store!(out, t > 2 ? zero(eltype(u)) : unsafe_load(u, 1), 1); unsafe_store!(out, zero(eltype(u)), 2); nothing)
+    far!(out, u, t) = (unsafe_store!(out, t > 2 ? zero(eltype(u)) : unsafe_load(u, 1) + 5, 1); unsafe_store!(out, zero(eltype(u)), 2); nothing)
+    for points in (1, 10)
+        @test search(Float64, [ends!], [1]; points)[1] ≈ π / 2 atol = 1.0e-9
+        @test search(Float64, [far!], [1]; points)[1:2] == (nextfloat(2.0), [-1])
+    end
     @test search(Float32, [first!], [1])[1] ≈ π / 2 atol = 1.0e-5
     @test search(Float64, [first!], [1]; alg = Rodas5P(autodiff = PyJODE.AutoFiniteDiff()))[1] ≈ π / 2 atol = 1.0e-8
 end

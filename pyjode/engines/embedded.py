@@ -78,6 +78,8 @@ class EmbeddedEngine:
             )
         if request.rhs_way in ("native", "traced"):
             raise UnsupportedError(f"rhs={request.rhs_way!r} is the Julia engine's; the embedded engine calls f itself")
+        if request.check_gradient:
+            raise UnsupportedError("check_gradient=True needs the Julia engine (set it up with: pyjode setup)")
         f = _flat_function(request)
         return f, {
             "rtol": request.tolerances.rtol,

@@ -165,3 +165,19 @@ def test_errors(y0):
         NeuralODE(Field(), noise="white")
     with pytest.raises(InputError, match="one real tensor"):
         NeuralODE(Field(), regularize="kinetic", engine="torchdiffeq")((y0, y0))
+
+
+def test_each_layer_has_its_own_integrals_whatever_f_is_shared(engine, y0):
+    """And a layer whose regularizers or noise change follows."""
+    field = Field()
+    one = NeuralODE(field, regularize="kinetic", engine=engine, **TIGHT)
+    two = NeuralODE(field, regularize="jacobian", noise="gaussian", engine=engine, **TIGHT)
+    assert set(one(y0)[1]) == {"kinetic"} and set(two(y0)[1]) == {"jacobian"} and set(one(y0)[1]) == {"kinetic"}
+    kinetic = one(y0)[1]["kinetic"]
+    assert one.dynamics is one.dynamics
+    one.regularize = BOTH
+    _, found = one(y0)
+    assert set(found) == set(BOTH)
+    torch.testing.assert_close(found["kinetic"], kinetic, rtol=1e-6, atol=1e-8)
+    one.noise = "gaussian"
+    assert one.dynamics.noise == "gaussian"

@@ -205,3 +205,94 @@ def test_without_callbacks_nothing_is_said(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pyjode.odeint(lambda t, y: -y, torch.ones(1, dtype=D), torch.tensor([0.0, 1.0]), engine=engine)
+
+
+def crossing(t, y):
+    return y[0] - 0.5
+
+
+def test_callbacks_in_a_solve_to_an_event(engine):
+    """Every try of a step up to the event is told, the event's own step too."""
+    f = Told()
+    event_t, _ = pyjode.odeint_event(
+        f, Y0, torch.zeros((), dtype=D), event_fn=crossing, rtol=1e-6, atol=1e-8, engine=engine
+    )
+    kinds = [kind for kind, *_ in f.calls]
+    assert kinds[::2] == ["step"] * (len(kinds) // 2) and set(kinds[1::2]) <= {"accept", "reject"}
+    starts = [(t0, dt) for t0, _, dt in f.of("accept")]
+    assert starts[0][0] == 0.0 and all(t0 < float(event_t) for t0, _ in starts)
+    assert max(t0 + dt for t0, dt in starts) >= float(event_t)
+
+
+def test_callbacks_in_a_solve_to_an_event_with_fixed_steps(engine):
+    f = Told()
+    options = {"step_size": 0.25}
+    with pytest.warns(UserWarning, match="rk4 does not make the callbacks"):
+        event_t, _ = pyjode.odeint_event(
+            f, Y0, torch.zeros((), dtype=D), event_fn=crossing, method="rk4", options=options, engine=engine
+        )
+    steps = [(t0, dt) for t0, _, dt in f.of("step")]
+    # torchdiffeq makes none where it searches for an event, and solves again up to it.
+    last = int(float(event_t) / 0.25)
+    assert [t0 for t0, _ in steps[: last + 1]] == pytest.approx([0.25 * k for k in range(last + 1)])
+
+
+@pytest.mark.julia
+def test_callbacks_that_a_solve_to_an_event_cannot_make():
+    with pytest.raises(pyjode.UnsupportedError, match="implicit_adams makes no callbacks"):
+        pyjode.odeint_event(
+            Told(), Y0, torch.zeros((), dtype=D), event_fn=crossing, method="implicit_adams",
+            options={"step_size": 0.1}, engine="julia",
+        )  # fmt: skip
+
+
+@pytest.mark.julia
+def test_interp_is_not_for_events_and_that_is_said():
+    def found(**extra):
+        options = {"step_size": 0.1} | extra
+        return pyjode.odeint_event(
+            lambda t, y: torch.stack([y[1], -y[0]]), Y0, torch.zeros((), dtype=D), event_fn=crossing, method="rk4",
+            options=options, engine="julia",
+        )[0]  # fmt: skip
+
+    with pytest.warns(UserWarning, match="interp is not used in a solve to an event"):
+        linear = found(interp="linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(found()) == float(linear)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_solve_makes_callbacks_too(engine, grad):
+    f, saveat = Told(), [0.0, 1.0]
+    f.k.requires_grad_(grad)
+    pyjode.solve(pyjode.ODEProblem(f, Y0, (0.0, 1.0)), "dopri5", saveat=saveat, engine=engine)
+    kinds = [kind for kind, *_ in f.calls]
+    assert len(f.of("accept")) > 1 and kinds[::2] == ["step"] * (len(kinds) // 2)
+
+
+@pytest.mark.julia
+def test_solve_that_saves_its_steps_tells_each_once():
+    f = Told()
+    solution = pyjode.solve(pyjode.ODEProblem(f, Y0, (0.0, 1.0)), engine="julia")
+    assert [t0 for t0, *_ in f.of("accept")] == solution.ts.tolist()[:-1]
+
+
+def test_callbacks_of_a_solve_with_events(engine):
+    f = Told()
+    event = pyjode.Event(crossing, lambda t, y: torch.stack([y[0], -y[1]]), direction=-1)
+    problem = pyjode.ODEProblem(f, Y0, (0.0, 1.1))
+    solution = pyjode.solve(problem, "dopri5", saveat=[0.0, 1.1], events=event, engine=engine)
+    assert len(solution.events.ts) >= 1
+    starts = [t0 for t0, *_ in f.of("accept")]
+    # After the event the next piece starts there.
+    assert any(t0 == pytest.approx(float(solution.events.ts[0]), abs=1e-9) for t0 in starts)
+
+
+@pytest.mark.julia
+def test_independent_solves_say_that_they_make_none():
+    f = Told()
+    f.forward = lambda t, y: -y
+    with pytest.warns(UserWarning, match="makes no callbacks of f"):
+        pyjode.odeint(f, torch.ones(3, 2, dtype=D), torch.tensor([0.0, 1.0]), batching="independent", engine="julia")
+    assert not f.calls

@@ -219,3 +219,21 @@ def test_float32(engine):
     assert torch.allclose(event_t, truth, atol=1e-5)
     for a, b in zip(*(torch.autograd.grad(t, (y0, f.level)) for t in (event_t, truth)), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("height", [1.0, 5.0])
+def test_a_condition_that_ends_the_search_by_being_zero_hides_no_crossing(engine, height):
+    """torchdiffeq's way to search for so long and no longer; steps here are as long as one likes."""
+    f = Fall()
+    y0 = torch.tensor([height, 0.5], dtype=D, requires_grad=True)
+    end = 0.6
+
+    def ground(t, y):
+        return torch.zeros_like(t) if t > end else f.ground(t, y).reshape(())
+
+    event_t, _ = odeint_event(f, y0, ZERO, event_fn=ground, engine=engine, rtol=1e-9, atol=1e-9)
+    truth = impact_time(f, y0[0], y0[1], ZERO)
+    assert float(event_t.detach()) == pytest.approx(min(end, float(truth.detach())), abs=1e-8)
+    if height == 1.0:
+        (found,), (wanted,) = (torch.autograd.grad(t, y0) for t in (event_t, truth))
+        assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-7)

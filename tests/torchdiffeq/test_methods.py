@@ -104,11 +104,12 @@ def test_implicit_methods_step_by_their_tableau(method):
         "gl4": (1 + z / 2 + z**2 / 12) / (1 - z / 2 + z**2 / 12),
         "gl6": (1 + z / 2 + z**2 / 10 + z**3 / 120) / (1 - z / 2 + z**2 / 10 - z**3 / 120),
     }
-    if method == "sdirk2":
-        pytest.skip("Julia's SDIRK2 has another tableau: methods() says so")
     if method == "trbdf2":
         first = (1 + gamma * z) / (1 - gamma * z)
         stability["trbdf2"] = (1 + s2 / 4 * z * (1 + first)) / (1 - gamma * z)
+    if method == "sdirk2":  # of Alexander's tableau, which is torchdiffeq's
+        second = (1 + (1 - gamma) * z / (1 - gamma * z)) / (1 - gamma * z)
+        stability["sdirk2"] = 1 + z * ((1 - gamma) / (1 - gamma * z) + gamma * second)
     y0 = torch.ones(1, dtype=D)
     with torch.no_grad():
         y = pyjode.odeint(

@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torchdiffeq
 from torchdiffeq._impl.odeint import SOLVERS
+from torchdiffeq._impl.solvers import FixedGridODESolver
 
 import pyjode
 from pyjode.methods import find_method, methods
 from pyjode.options import ADAMS, ADAPTIVE, FIXED, IMPLICIT, OPTIONS, SCIPY, options_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "switching.md").read_text()
-OURS = {"batching", "engine", "progress", "sensealg"}
+DOORS = ("odeint", "odeint_adjoint", "odeint_event", "odeint_dense")
+OURS = {"batching", "engine", "max_time", "progress", "sensealg"}
 FAMILIES = {"adaptive": ADAPTIVE, "fixed": FIXED, "Adams": ADAMS, "implicit": IMPLICIT, "scipy": SCIPY}
 
 
@@ -28,8 +31,32 @@ def named(rows: list[list[str]]) -> list[str]:
 
 def test_every_keyword_is_there_once():
     found = named(table("Keywords"))
-    doors = (pyjode.odeint, pyjode.odeint_adjoint, pyjode.odeint_dense)
-    assert sorted(found) == sorted({p for door in doors for p in inspect.signature(door).parameters} - OURS)
+    ours = {p for door in DOORS for p in inspect.signature(getattr(pyjode, door)).parameters}
+    assert sorted(found) == sorted(ours - OURS - {"kwargs"})
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_keyword_of_torchdiffeq_is_ours_with_its_default(door):
+    ours = inspect.signature(getattr(pyjode, door)).parameters
+    for name, theirs in inspect.signature(getattr(torchdiffeq, door)).parameters.items():
+        assert name in ours and ours[name].kind == theirs.kind, name
+        if name == "odeint_interface":  # each its own
+            assert ours[name].default is pyjode.odeint
+        else:
+            assert ours[name].default == theirs.default, name
+
+
+def solver_options(name):
+    """The options that torchdiffeq's solver of that name takes, by its constructors."""
+    taken = {p for cls in SOLVERS[name].__mro__[:-1] for p in inspect.signature(cls.__init__).parameters}
+    given = {"self", "func", "y0", "rtol", "atol", "kwargs", "unused_kwargs", "implicit"}
+    # Fixed steps drop the norm that torchdiffeq passes to every solver.
+    return taken - given - ({"norm"} if issubclass(SOLVERS[name], FixedGridODESolver) else set())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_option_of_torchdiffeqs_solvers_is_known(name):
+    assert solver_options(name) - {"args"} == set(options_of(find_method(name)))
 
 
 def test_every_option_is_there_once_with_the_methods_that_take_it():

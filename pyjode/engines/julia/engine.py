@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from contextlib import AbstractContextManager
 from ctypes import byref
 from dataclasses import replace
@@ -19,16 +18,16 @@ from pyjode.engines.crossings import Crossings
 from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, Gate, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
+from pyjode.engines.julia.gradient_check import Moved, check_gradient
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
-from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, Tolerances
+from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl
 from pyjode.errors import SolverError, SolverFailure
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs
 from pyjode.rhs.interface import RightHandSide
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
-from pyjode.trust import UntrustedGradient
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 _ANY_TIME = (-inf, inf)
@@ -70,7 +69,8 @@ class JuliaEngine:
                 return solve.answer(*solve.steps())
             # Where the steps fell is known now; the states there are asked for as at any save points.
             ts = torch.cat([ts[:1], solve.steps()[0][1:-1], ts[-1:]])
-            solve = _Solve(request, rhs, params, sign, ends)
+            # And f's callbacks, which are all that its options are for, have been made.
+            solve = _Solve(replace(request, options=None), rhs, params, sign, ends)
         if differentiable:
             us = _Differentiable.apply(solve, u0, ts, *params)
         else:
@@ -166,6 +166,15 @@ class _Solve:
         self.grid = grid
         return us
 
+    def moved(self, ts: Float64[Tensor, " T"]) -> Moved:
+        """The same solve from other values, for :func:`check_gradient`."""
+
+        def states(request: Request, u0: Tensor, *params: Tensor) -> Tensor:
+            other = _Solve(request, self.rhs, params, self.sign, self.ends)
+            return other.forward(u0, ts, dense=False)
+
+        return states
+
     def steps(self) -> tuple[Float64[Tensor, " m"], Float[Tensor, "m n"]]:
         """Times ``(m,)`` and states ``(m, n)`` of the stored steps."""
         ts = torch.empty(self.report.nsaved, dtype=torch.float64)
@@ -226,49 +235,6 @@ class _Solve:
         return out
 
 
-@torch.no_grad()
-def check_gradient(
-    solve: _Solve,
-    u0: Tensor,
-    ts: Tensor,
-    params: tuple[Tensor, ...],
-    cotangents: Tensor,
-    du0: Tensor,
-    dps: list[Tensor],
-) -> None:
-    """Warn where a gradient and a central difference of the loss disagree along one random direction.
-
-    The direction is relative to the size of each tensor; the two solves have a thousandth of the tolerances, so that
-    their own error does not decide.
-    """
-    random = torch.Generator().manual_seed(0)
-    directions = [
-        torch.randn(x.shape, generator=random, dtype=x.dtype).to(x.device) * x.abs().mean().clamp(min=1e-3)
-        for x in (u0, *params)
-    ]
-    step, allowed = (1e-4, 1e-3) if solve.request.layout.dtype == torch.float64 else (1e-2, 5e-2)
-    tight = Tolerances(
-        *(torch.as_tensor(x) * 1e-3 for x in (solve.request.tolerances.rtol, solve.request.tolerances.atol))
-    )
-    losses = []
-    for sign in (1, -1):
-        moved = [x + sign * step * d for x, d in zip((u0, *params), directions, strict=True)]
-        other = _Solve(replace(solve.request, tolerances=tight), solve.rhs, tuple(moved[1:]), solve.sign, solve.ends)
-        losses.append(float((other.forward(moved[0], ts, dense=False).double() * cotangents.double()).sum()))
-    difference = (losses[0] - losses[1]) / (2 * step)
-    gradient = sum(float((g.double() * d.double()).sum()) for g, d in zip((du0, *dps), directions, strict=True))
-    if not abs(gradient - difference) <= allowed * max(abs(gradient), abs(difference)) + 1e-12:
-        adjoint = solve.request.adjoint
-        assert adjoint is not None
-        warnings.warn(
-            f"the gradient of {solve.request.method.name} by {type(adjoint.sensealg).__name__} (adjoint solved by "
-            f"{adjoint.method.name}) differs from a finite difference along a random direction: {gradient:.6g} against "
-            f"{difference:.6g}. Try tighter adjoint_rtol and adjoint_atol, or another sensealg",
-            UntrustedGradient,
-            stacklevel=2,
-        )
-
-
 class _Differentiable(torch.autograd.Function):
     """The solve as a function of u0, ts and the parameters."""
 
@@ -287,7 +253,7 @@ class _Differentiable(torch.autograd.Function):
         u0, ts, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
-            check_gradient(ctx.solve, u0, ts, tuple(params), cotangents, du0, dps)
+            check_gradient(ctx.solve.request, ctx.solve.moved(ts), (u0, *params), cotangents, (du0, *dps))
         dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
         return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from ctypes import byref
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pyjode.callbacks import has_callbacks
 from pyjode.door import refuse_batched_backward, refuse_forward_mode, refuse_second_derivative, without_autocast
 from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import (
@@ -31,6 +33,7 @@ from pyjode.engines.julia.engine import (
     _tolerance_vectors,
     as_backpropagated,
 )
+from pyjode.engines.julia.gradient_check import Moved, check_gradient
 from pyjode.engines.request import IndependentAnswer, Request
 from pyjode.errors import SolverError, SolverFailure
 from pyjode.rhs import build_rhs
@@ -47,6 +50,12 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
         EngineUnavailable: Julia does not start.
     """
     refuse_forward_mode()
+    if has_callbacks(request.f):
+        warnings.warn(
+            'batching="independent" makes no callbacks of f on the Julia engine: samples are solved at once',
+            UserWarning,
+            stacklevel=4,
+        )
     first = request.layout.unflatten(u0[0].detach())
     rhs = build_rhs(request.f, first, float(ts[0, 0].detach()), params=request.params, way=request.rhs_way)
     if u0.device.type != "cpu":
@@ -130,6 +139,14 @@ class _Solves:
             weakref.finalize(self, gate().release, self.report.solution)
         return us
 
+    def moved(self, ts: Float64[Tensor, "B T"]) -> Moved:
+        """The same solves from other values, for :func:`check_gradient`."""
+
+        def states(request: Request, u0: Tensor, *params: Tensor) -> Tensor:
+            return _Solves(request, self.rhs, params, self.sign).forward(u0, ts, keep=_KEEP_NOTHING)
+
+        return states
+
     def answer(self, us: Tensor) -> IndependentAnswer:
         stats = dict(zip(_STATS, self.counts[:, 2:].unbind(1), strict=True))
         return IndependentAnswer(us, self.retcodes, self.t_reached, stats)
@@ -191,7 +208,7 @@ class _Differentiable(torch.autograd.Function):
         us = solve.forward(u0, ts, keep=solve.kept)
         ctx.solve = solve
         # Saved for autograd's check that no optimizer changed them in between.
-        ctx.save_for_backward(us if ctx.needs_input_grad[2] else None, *params)
+        ctx.save_for_backward(u0, ts, us if ctx.needs_input_grad[2] else None, *params)
         return us
 
     @staticmethod
@@ -199,7 +216,9 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Any, ...]:
         refuse_second_derivative()
         refuse_batched_backward(cotangents)
-        us, *params = ctx.saved_tensors
+        u0, ts, us, *params = ctx.saved_tensors
         du0, dts, dps = ctx.solve.backward(us, cotangents, tuple(params))
+        if ctx.solve.request.check_gradient:
+            check_gradient(ctx.solve.request, ctx.solve.moved(ts), (u0, *params), cotangents, (du0, *dps))
         dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
         return (None, du0, None if us is None else dts, *dps)

@@ -119,8 +119,13 @@ class BoundOptions:
         return id(function)
 
 
-def forward_options(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"]) -> BoundOptions | None:
+def forward_options(
+    request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"], *, to_event: bool = False
+) -> BoundOptions | None:
     """The options of a forward solve from ``u0`` over ``ts``, or ``None``.
+
+    A solve ``to_event`` may end anywhere: its fixed steps are of the size that was asked for, and values between them
+    are of the method's own dense output.
 
     Raises:
         InputError: a ``grid_constructor`` that makes no steps from the first to the last time.
@@ -134,7 +139,7 @@ def forward_options(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tenso
         bound.tstops([x for x in (options.step_t,) if x is not None], sign)
         bound.args.force_dtmin = int(steps.dtmin is not None)
         bound.controller(options)
-    else:
+    elif not to_event:
         grid = fixed_grid(request, options, steps, ts, u0)
         if grid is not None:
             bound.tstops([grid], sign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from ctypes import addressof, byref, c_double, c_int64
 from math import inf
 from typing import Any
@@ -88,8 +89,7 @@ class SolveUntil(_Solve):
         args.nt = len(ends)
         args.dense = 1
         calls_python = self.function.calls_python or conditions.calls_python
-        # Fixed steps are of the size that was asked for; the options' grids and straight lines are not for events.
-        options = forward_options(self.request, ts.detach()[[0, -1]], u0) if self.request.steps.adaptive else None
+        options = forward_options(self.request, ts.detach()[[0, -1]], u0, to_event=True)
         if options is not None:
             args.options = options.address
             calls_python = calls_python or options.calls_python
@@ -148,9 +148,10 @@ def solve_until(
 
 
 def _refuse_options(request: Request) -> None:
-    """
+    """A warning about ``interp``, which events do without.
+
     Raises:
-        UnsupportedError: an option, or a callback of f, that a solve to an event does not know.
+        UnsupportedError: an option that a solve to an event does not know, or a callback of f it does not make.
     """
     options = request.options
     if options is None:
@@ -158,10 +159,21 @@ def _refuse_options(request: Request) -> None:
     given = [name for name in ("jump_t", "grid_constructor") if getattr(options, name) is not None]
     if options.perturb:
         given.append("perturb")
-    if has_callbacks(request.f):
-        given.append("callbacks of f")
     if given:
         raise UnsupportedError(
             f"{', '.join(given)} together with events: not available on the Julia engine; "
             'engine="torchdiffeq" has them with event_fn'
+        )
+    if options.interp is not None:
+        warnings.warn(
+            "interp is not used in a solve to an event on the Julia engine: events are found on the method's own dense "
+            "output",
+            UserWarning,
+            stacklevel=4,
+        )
+    if has_callbacks(request.f) and request.method.rough_output:
+        # The event is found by one solve and reached by others.
+        raise UnsupportedError(
+            f"{request.method.name} makes no callbacks of f in a solve to an event on the Julia engine; take rk4, or "
+            'engine="torchdiffeq"'
         )
