@@ -31,12 +31,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pyjode.errors import InputError
+from pyjode.hash_once import hash_once
 
 Kind = Literal["explicit", "stabilized", "stiff", "multistep", "extrapolation", "auto"]
 KINDS: tuple[Kind, ...] = ("explicit", "stabilized", "stiff", "multistep", "extrapolation", "auto")
 ENGINES = ("julia", "torchdiffeq")
 
 
+@hash_once
 @dataclass(frozen=True)
 class Method:
     """One solver.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +43,7 @@ from pyjode.trust import (
 log = logging.getLogger("pyjode")
 
 _WAYS = ("auto", "native", "traced", "eager")
+_SHORT = 128  # up to here Python compares a list faster than numpy is called
 
 
 @dataclass(frozen=True)
@@ -579,7 +582,7 @@ def check_monotonic(times: Tensor, name: str) -> None:
     if len(times) == 0:
         raise InputError(f"{name} is empty")
     values = times.detach()
-    if values.device.type == "cpu" and _plainly_monotonic(values.numpy()):
+    if values.device.type == "cpu" and _plainly_monotonic(values):
         return
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{name} holds NaN or infinite times")
@@ -592,11 +595,18 @@ def _all_finite(u: Tensor) -> bool:
     return bool(np.isfinite(u.numpy()).all() if u.device.type == "cpu" else torch.isfinite(u).all())
 
 
-def _plainly_monotonic(values: np.ndarray) -> bool:
-    """Whether all is well, in the few microseconds that numpy takes; what is wrong is for the caller to find out."""
-    steps = values[1:] - values[:-1]
+def _plainly_monotonic(values: Tensor) -> bool:
+    """Whether all is well, in a few microseconds; what is wrong is for the caller to find out."""
+    if len(values) <= _SHORT:
+        listed = values.tolist()
+        first, last, following = listed[0], listed[-1], itertools.islice(listed, 1, None)
+        ordered = all(map(operator.lt if first < last else operator.gt, listed, following))
+    else:
+        array = values.numpy()
+        first, last, steps = float(array[0]), float(array[-1]), array[1:] - array[:-1]
+        ordered = bool((steps > 0).all() or (steps < 0).all())
     # Between two finite ends, what increases strictly is finite: comparisons with NaN are false.
-    return bool(np.isfinite(values[0]) and np.isfinite(values[-1]) and ((steps > 0).all() or (steps < 0).all()))
+    return ordered and math.isfinite(first) and math.isfinite(last)
 
 
 def _smallest(tolerance: float | Tensor) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyjode.errors import InputError
+from pyjode.hash_once import hash_once
 
 _REAL_OF = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 _SUPPORTED = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -37,6 +38,7 @@ class Leaf:
         return self.dtype.is_complex
 
 
+@hash_once
 @dataclass(frozen=True)
 class StateLayout:
     """How a state (any nest of tensors) maps to a flat real vector of shape ``(n,)``.
@@ -148,14 +150,6 @@ class StateLayout:
             if x.device != self.device:
                 raise InputError(f"{which} a tensor on {x.device}; the state is on {self.device}")
         return self._flatten_leaves(parts)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        # Looked up at every solve; the fields take longer than all the rest of it.
-        return hash((self.treespec, self.leaves, self.device))
 
     def _flatten_leaves(self, tensors: list[Tensor]) -> Tensor:
         flat = []

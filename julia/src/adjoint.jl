@@ -70,7 +70,7 @@ function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::DiscreteAdjoint) 
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
     cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
     tab = tableau(alg, T)
-    sweep = Sweep(r, tab)
+    sweep = sweep_for(r, tab)
     sweep.linear = s.linear
     λ0, dp = discrete_adjoint!(sweep, s.sol, tab, ts, cotangents)
     finish!(a, s, r, ts, cotangents, λ0, dp)

@@ -37,6 +37,16 @@ function Sweep(r::RHS{T}, tab::Tableau{T}) where {T}
     )
 end
 
+"The sweep of the last backward pass again where it fits: its memory is more than a small problem's work."
+function sweep_for(r::RHS{T}, tab::Tableau{T}) where {T}
+    known = r.sweep
+    if known isa Sweep{T} && size(known.k, 2) == stages(tab)
+        known.nvjp = 0
+        return known
+    end
+    return r.sweep = Sweep(r, tab)
+end
+
 "x ← J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp."
 function pull!(s::Sweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
     r = s.r

@@ -157,6 +157,7 @@ function solve_until(a::SolveArgs, e::UntilArgs, r::RHS, prob::ODEProblem, alg, 
         internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
     )
     tune!(integrator, options)
+    cut_first_step!(integrator)
     sol = solve_telling!(integrator, options, r)
     return integrator, sol
 end

@@ -122,6 +122,17 @@ tuned(::C, alg, basic) where {C <: OrdinaryDiffEqCore.PredictiveController} = C(
 tuned(_, alg, basic) = throw(NoSafetyFactor(alg))
 
 """
+Cuts the first step to the first stop. OrdinaryDiffEqCore 4.6 does so itself, but then `integrator.dt` is the size before
+the cut when callbacks read `integrator(t)`, and GaussAdjoint's quadrature, or an event's search, is at wrong times.
+"""
+function cut_first_step!(integrator)
+    integrator.opts.adaptive && !isempty(integrator.opts.tstops) || return nothing
+    distance = first(integrator.opts.tstops) - integrator.tdir * integrator.t
+    0 < distance < abs(integrator.dt) && (integrator.dt = integrator.tdir * distance)
+    return nothing
+end
+
+"""
 Whom to tell about steps: torchdiffeq's callbacks. `y!(out, t)` is the state in an adjoint solve.
 """
 struct Hooks{F, T}

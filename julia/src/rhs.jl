@@ -41,12 +41,14 @@ mutable struct RHS{T} <: Function
     implicit::Any
     "A `Kept` integrator, or nothing."
     integrator::Any
+    "The last discrete adjoint's `Sweep`, or nothing."
+    sweep::Any
 end
 
 function RHS{T}(n, np, sign, blocks, f, vjp, jac, tgrad) where {T}
     return RHS{T}(
         n, np, sign, blocks, f, vjp, jac, tgrad, zeros(T, np), -Inf, Inf,
-        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing, nothing
+        false, false, 0.0, zeros(T, n), zeros(T, n), zeros(T, np), nothing, nothing, nothing, nothing
     )
 end
 

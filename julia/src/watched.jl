@@ -29,6 +29,7 @@ function SciMLBase.__solve(prob::SciMLBase.AbstractODEProblem, w::Watched, args.
     # A checkpointing sensealg also solves the forward problem again, which is not what the options are for.
     o = prob.tspan[2] < prob.tspan[1] ? w.options : nothing
     integrator = SciMLBase.__init(prob, w.alg, args...; kwargs..., adjoint_keywords(o, kwargs, prob)...)
+    cut_first_step!(integrator)
     tune!(integrator, o)
     sol = has_hooks(o) ? observed_solve!(integrator, adjoint_hooks(o, w.forward)) : SciMLBase.solve!(integrator)
     w.success = SciMLBase.successful_retcode(sol)

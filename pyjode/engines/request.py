@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Real
 from torch import Tensor
 
+from pyjode.hash_once import hash_once
 from pyjode.methods import Method
 from pyjode.sensealgs import SenseAlg
 from pyjode.state import StateLayout
@@ -73,6 +74,7 @@ class StepOptions:
     solver: str | None = None
 
 
+@hash_once
 @dataclass(frozen=True)
 class Adjoint:
     """How gradients are computed.

@@ -82,25 +82,46 @@ def build_rhs(
     layout = layout or StateLayout.of(y0)
     if hasattr(type(f), "__pyjode_rhs__"):  # f knows its own way (JuliaFunction)
         return f.__pyjode_rhs__(layout, y0, t0, params, way)  # type: ignore[attr-defined]
-    explicit = explicit_params(params)
-    key = (layout, way, tuple(map(id, explicit)))
     with _LOCK:
-        entries = _entries_of(f)
-        entry = entries.get(key)
-        if entry is not None and entry.guards.hold():
-            entries.move_to_end(key)
-            return entry.rhs(f)
+        known = remembered_rhs(f, layout, params=params, way=way)
+        if known is not None:
+            return known
+        explicit, entries = explicit_params(params), _entries_of(f)
         with torch.no_grad():
             t0 = t0.detach() if isinstance(t0, Tensor) else t0
             t = torch.tensor(float(t0), dtype=layout.dtype, device=layout.device)
             u = layout.flatten(y0).detach().clone()
         with plain_tape():
             entry = _Attempt(f, layout, t, u, explicit).build(way)
+        key = _key(layout, way, explicit)
         entries[key] = entry
         entries.move_to_end(key)
         while len(entries) > _KEPT_PER_F:
             entries.popitem(last=False)
         return entry.rhs(f)
+
+
+def remembered_rhs(
+    f: Callable[[Tensor, Any], Any],
+    layout: StateLayout,
+    *,
+    params: Iterable[Any] | nn.Module | None = None,
+    way: str = "auto",
+) -> RightHandSide | None:
+    """What :func:`build_rhs` made of f for states of ``layout``, if that is what f still means."""
+    explicit = explicit_params(params)
+    with _LOCK:
+        entries = _entries_of(f)
+        key = _key(layout, way, explicit)
+        entry = entries.get(key)
+        if entry is None or not entry.guards.hold():
+            return None
+        entries.move_to_end(key)
+        return entry.rhs(f)
+
+
+def _key(layout: StateLayout, way: str, explicit: tuple[Tensor, ...]) -> Any:
+    return layout, way, tuple(map(id, explicit))
 
 
 @dataclass

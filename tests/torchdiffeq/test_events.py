@@ -237,3 +237,13 @@ def test_a_condition_that_ends_the_search_by_being_zero_hides_no_crossing(engine
     if height == 1.0:
         (found,), (wanted,) = (torch.autograd.grad(t, y0) for t in (event_t, truth))
         assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_an_event_in_a_first_step_cut_at_step_t(engine):
+    """A first step of 5 would do; it ends at step_t, and the event is before that."""
+    f, y0, t0 = Fall(), torch.tensor([1.0, 0.0], dtype=D), torch.tensor(0.0, dtype=D)
+    times = torch.tensor([0.0, 1.0], dtype=D)
+    options = {"step_t": torch.tensor([0.5, 4.0], dtype=D), "first_step": 5.0}
+    method = "dopri5" if engine == "torchdiffeq" else "Rodas5P"
+    t, _ = odeint(f, y0, times, method=method, event_fn=f.ground, options=options, engine=engine)
+    assert t.item() == pytest.approx(impact_time(f, y0[0], y0[1], t0).item(), abs=1e-7)

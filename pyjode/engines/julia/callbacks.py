@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 from pyjode.engines.julia.boundary import RHSArgs, gate
 from pyjode.rhs.interface import RightHandSide
 
 _VIEWS_KEPT = 64
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def parameter_gradients(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
@@ -28,6 +30,8 @@ def reals(params: tuple[Tensor, ...]) -> list[int]:
 
 def shaped_like(flat: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
     """Views of a vector of reals, each of a parameter's shape; complex where it is."""
+    if all(type(p) in _PLAIN and not p.is_complex() for p in params):
+        return list(_unflatten_dense_tensors(flat, params))  # all at once, in C++
     return [
         torch.view_as_complex(part.view(*p.shape, 2)) if p.is_complex() else part.view(p.shape)
         for part, p in zip(flat.split(reals(params)), params, strict=True)

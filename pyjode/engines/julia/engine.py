@@ -25,7 +25,7 @@ from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, 
 from pyjode.errors import SolverError, SolverFailure
 from pyjode.methods import Method
 from pyjode.progress import Report
-from pyjode.rhs import build_rhs
+from pyjode.rhs import build_rhs, remembered_rhs
 from pyjode.rhs.interface import RightHandSide
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 
@@ -58,8 +58,8 @@ class JuliaEngine:
         return self._solve(request, u0, ts, _ANY_TIME)
 
     def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer:
-        rhs, params = bound_parameters(request, u0, ts[0])
-        sign = -1 if len(ts) > 1 and bool(ts[1] < ts[0]) else 1
+        rhs, params = bound_parameters(request, u0, ts)
+        sign = direction(ts)
         solve = _Solve(request, rhs, params, sign, ends)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
         if request.save_steps:
@@ -95,10 +95,18 @@ class JuliaEngine:
         return solve_independent(request, u0, ts)
 
 
-def bound_parameters(request: Request, u0: Tensor, t0: Tensor) -> tuple[RightHandSide, tuple[Tensor, ...]]:
+def direction(ts: Float64[Tensor, " T"]) -> int:
+    """1 where times increase, -1 where they decrease."""
+    times = ts.detach().numpy()
+    return -1 if times[-1] < times[0] else 1
+
+
+def bound_parameters(request: Request, u0: Tensor, ts: Tensor) -> tuple[RightHandSide, tuple[Tensor, ...]]:
     """f's right-hand side, and its parameters, those that no gradient is wanted for detached."""
-    y0 = request.layout.unflatten(u0.detach())
-    rhs = build_rhs(request.f, y0, t0, params=request.params, way=request.rhs_way)
+    rhs = remembered_rhs(request.f, request.layout, params=request.params, way=request.rhs_way)
+    if rhs is None:
+        y0 = request.layout.unflatten(u0.detach())
+        rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
     params = rhs.params
     if request.exact_params:
         wanted = {id(p) for p in request.params or ()}
@@ -126,7 +134,7 @@ class _Solve:
         self.function = take(rhs, params, sign, self.with_jac)
         self.report = SolveReport()
         self.retcode = ""
-        self.grid = torch.empty(0)
+        self.grid: Tensor | None = None
 
     def __del__(self) -> None:
         # Plain, not weakref.finalize: a small solve takes no longer than two of those.
@@ -152,8 +160,8 @@ class _Solve:
         adjoint = self.request.adjoint
         args.reuse = dense and adjoint is not None and isinstance(adjoint.sensealg, DiscreteAdjoint)
         calls_python = self.function.calls_python
-        options = forward_options(self.request, ts.detach(), u0)
-        if options is not None:
+        if self.request.options is not None:
+            options = forward_options(self.request, self.request.options, ts.detach(), u0)
             options.args.lowest, options.args.highest = self.ends
             args.options, args.reuse = options.address, 0
             if options.sets_steps:
@@ -199,14 +207,14 @@ class _Solve:
     ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
         """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
         adjoint = self.request.adjoint
-        assert adjoint is not None
+        assert adjoint is not None and self.grid is not None
         self.function.params = params
         layout, julia = self.request.layout, gate()
         cotangents = cotangents.to(layout.dtype).contiguous()
         du0 = torch.zeros(layout.n, dtype=layout.dtype)
         dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
         dts = torch.zeros(len(self.grid), dtype=torch.float64)
-        args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, _plain(adjoint)))
+        args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
         args.solution = self.report.solution
         args.ts = self.grid.data_ptr()
         args.nt = len(self.grid)
@@ -216,8 +224,8 @@ class _Solve:
         args.dp = dp.data_ptr()
         args.dts = dts.data_ptr()
         calls_python = self.function.calls_python
-        options = adjoint_options(self.request, adjoint, params, self.sign * self.grid)
-        if options is not None:
+        if adjoint.options is not None:
+            options = adjoint_options(self.request, adjoint, adjoint.options, params, self.sign * self.grid)
             args.options = options.address
             calls_python = calls_python or options.calls_python
         report = AdjointReport()
@@ -318,14 +326,14 @@ def _new_solve_arguments(method: Method, steps: StepControl, rtol: Tensor, atol:
     )
 
 
-def _plain(adjoint: Adjoint) -> Adjoint:
-    """Without options, which the cache of arguments must not keep alive."""
-    return adjoint if adjoint.options is None else replace(adjoint, options=None)
+def _adjoint_arguments(julia: Gate, adjoint: Adjoint) -> Any:
+    """Arguments of a backward pass but for its memory."""
+    # Options may hold the user's functions, which the cache must not keep alive.
+    return _plain_adjoint_arguments(julia, adjoint if adjoint.options is None else replace(adjoint, options=None))
 
 
 @functools.lru_cache(maxsize=256)
-def _adjoint_arguments(_: Gate, adjoint: Adjoint) -> Any:
-    """Arguments of a backward pass but for its memory."""
+def _plain_adjoint_arguments(_: Gate, adjoint: Adjoint) -> Any:
     return AdjointArgs(
         alg=_handle(adjoint.method),
         sensealg=_sensealg_handle(adjoint.sensealg),

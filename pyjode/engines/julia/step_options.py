@@ -120,9 +120,14 @@ class BoundOptions:
 
 
 def forward_options(
-    request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"], *, to_event: bool = False
-) -> BoundOptions | None:
-    """The options of a forward solve from ``u0`` over ``ts``, or ``None``.
+    request: Request,
+    options: StepOptions,
+    ts: Float64[Tensor, " T"],
+    u0: Float[Tensor, " n"],
+    *,
+    to_event: bool = False,
+) -> BoundOptions:
+    """The options of a forward solve from ``u0`` over ``ts``.
 
     A solve ``to_event`` may end anywhere: its fixed steps are of the size that was asked for, and values between them
     are of the method's own dense output.
@@ -130,9 +135,7 @@ def forward_options(
     Raises:
         InputError: a ``grid_constructor`` that makes no steps from the first to the last time.
     """
-    options, layout, steps = request.options, request.layout, request.steps
-    if options is None:
-        return None
+    layout, steps = request.layout, request.steps
     bound = BoundOptions(layout.n, layout.dtype)
     sign = -1 if ts[-1] < ts[0] else 1
     if steps.adaptive:
@@ -156,16 +159,14 @@ def forward_options(
 
 
 def adjoint_options(
-    request: Request, adjoint: Adjoint, params: tuple[Tensor, ...], ts: Float64[Tensor, " T"]
-) -> BoundOptions | None:
-    """The options of the adjoint solve, or ``None``.
+    request: Request, adjoint: Adjoint, options: StepOptions, params: tuple[Tensor, ...], ts: Float64[Tensor, " T"]
+) -> BoundOptions:
+    """The options of the adjoint solve.
 
     Its state is the adjoint of y; with InterpolatingAdjoint and BacksolveAdjoint the parameters' follow, with
     BacksolveAdjoint y itself after these.
     """
-    options, layout, steps = adjoint.options, request.layout, adjoint.steps
-    if options is None:
-        return None
+    layout, steps = request.layout, adjoint.steps
     n, sizes = layout.n, reals(params)
     has_params = isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)
     has_y = isinstance(adjoint.sensealg, BacksolveAdjoint)

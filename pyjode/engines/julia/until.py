@@ -89,7 +89,10 @@ class SolveUntil(_Solve):
         args.nt = len(ends)
         args.dense = 1
         calls_python = self.function.calls_python or conditions.calls_python
-        options = forward_options(self.request, ts.detach()[[0, -1]], u0, to_event=True)
+        further = self.request.options
+        options = None
+        if further is not None:
+            options = forward_options(self.request, further, ts.detach()[[0, -1]], u0, to_event=True)
         if options is not None:
             args.options = options.address
             calls_python = calls_python or options.calls_python
@@ -125,7 +128,7 @@ def solve_until(
         raise UnsupportedError(f"y0 is on {u0.device}; the Julia engine takes states on the CPU: y0.cpu()")
     refuse_forward_mode()
     _refuse_options(request)
-    rhs, params = bound_parameters(request, u0, ts[0])
+    rhs, params = bound_parameters(request, u0, ts)
     solve = SolveUntil(request, rhs, params, -1 if bool(ts[-1] < ts[0]) else 1, (-inf, inf))
     with torch.no_grad():
         fired = solve.search(u0, ts, crossings)

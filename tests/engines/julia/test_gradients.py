@@ -237,3 +237,21 @@ def test_a_convolution_stays_in_torch_called_back(door):
         g.loss(solver(start)).backward()
         results.append(torch.cat([start.grad.reshape(-1), conv.weight.grad.reshape(-1), conv.bias.grad]))
     assert (results[0] - results[1]).norm() / results[1].norm() < 1e-8
+
+
+@pytest.mark.parametrize("sensealg", ["GaussAdjoint", "GaussKronrodAdjoint"])
+def test_a_first_adjoint_step_cut_at_a_save_point(sensealg):
+    """So smooth a problem that one step would do; OrdinaryDiffEqCore 4.6 reads within such a step at wrong times."""
+    g = torch.tensor(9.81, dtype=torch.float64, requires_grad=True)
+
+    def falling(t, y):
+        return torch.stack([y[1], -g])
+
+    ts = torch.tensor([0.1, 0.45], dtype=torch.float64)
+    weights = torch.tensor([0.6, -0.2], dtype=torch.float64)
+    solution = pyjode.solve(
+        pyjode.ODEProblem(falling, torch.tensor([1.0, 0.0], dtype=torch.float64), (0.0, 0.45)), "Rodas5P", saveat=ts,
+        sensealg=sensealg, rtol=1e-8, atol=1e-10, engine="julia",
+    )  # fmt: skip
+    (found,) = torch.autograd.grad((solution.ys[-1] * weights).sum(), g)
+    assert found.item() == pytest.approx(-0.6 * 0.45**2 / 2 + 0.2 * 0.45, abs=1e-9)
