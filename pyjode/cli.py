@@ -80,7 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--repeats", type=int, default=7, help="timed calls of each (default 7)")
     comparing.add_argument("--time-limit", type=float, default=20.0, metavar="S", help="of one solve (default 20)")
     comparing.add_argument("--keep-threads", action="store_true", help="leave torch's threads as they are (else one)")
+    comparing.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for busy machines (default wall)"
+    )
     comparing.add_argument("--out", metavar="DIR", help="write results.json, results.csv and the diagrams here")
+    comparing.add_argument(
+        "--again", action="store_true", help="with --out: no new solves; tables and diagrams of the results.json there"
+    )
+    comparing.add_argument("--markdown", metavar="FILE", help="write the table of who is fastest here")
     comparing.set_defaults(run=_compare)
     return parser
 

@@ -13,15 +13,17 @@
 """
 
 from pyjode.compare.adapters import Adapter, Outcome, Solver, adapters, register
-from pyjode.compare.plot import plot, save_plots
+from pyjode.compare.plot import overview, plot, save_plots
 from pyjode.compare.problem import Problem, Published, torch_problem
 from pyjode.compare.problems import find_problem, problem_names
 from pyjode.compare.reference import Loss, Reference, reference
 from pyjode.compare.results import Results, Row
 from pyjode.compare.run import compare
+from pyjode.compare.summary import Contender, Standing, markdown, standings, time_to
 
 __all__ = [
     "Adapter",
+    "Contender",
     "Loss",
     "Outcome",
     "Problem",
@@ -30,13 +32,18 @@ __all__ = [
     "Results",
     "Row",
     "Solver",
+    "Standing",
     "adapters",
     "compare",
     "find_problem",
+    "markdown",
+    "overview",
     "plot",
     "problem_names",
     "reference",
     "register",
     "save_plots",
+    "standings",
+    "time_to",
     "torch_problem",
 ]

@@ -14,7 +14,8 @@ from pyjode.compare.plot import save_plots
 from pyjode.compare.problem import Problem
 from pyjode.compare.problems import find_problem, find_problems, problem_names
 from pyjode.compare.results import Results
-from pyjode.compare.run import MODES, TOLERANCES, Say, compare, machine
+from pyjode.compare.run import MODES, TOLERANCES, Say, compare
+from pyjode.compare.summary import markdown
 from pyjode.errors import InputError, UnsupportedError
 
 
@@ -36,11 +37,28 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    problems = [p for given in args.problem for p in _problems(given)]
     folder = None if args.out is None else Path(args.out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    found: list[Results] = []
+    if args.again:
+        whole = _stored(folder)
+        for table in whole.tables():
+            console.print(table)
+    else:
+        whole = _solve(args, console, folder)
+    if folder is not None:
+        whole.to_csv(folder / "results.csv")
+        written = [folder / "results.json", folder / "results.csv", *save_plots(whole, folder)]
+        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
+    if args.markdown is not None:
+        Path(args.markdown).write_text(markdown(whole))
+        console.print(f"written: {args.markdown}", soft_wrap=True)
+    return 0 if any(row.ok for row in whole.rows) else 1
+
+
+def _solve(args: argparse.Namespace, console: Any, folder: Path | None) -> Results:
+    problems = [p for given in args.problem for p in _problems(given)]
+    whole: Results | None = None
     for problem in problems:
         with _progress(console) as say:
             results = compare(
@@ -51,22 +69,23 @@ def run(args: argparse.Namespace) -> int:
                 modes=[args.mode] if args.mode else MODES,
                 repeats=args.repeats,
                 limit_s=args.time_limit,
+                clock=args.clock,
                 progress=say,
             )
-        found.append(results)
         for table in results.tables():
             console.print(table)
-    if folder is not None:
-        whole = Results(
-            tuple(row for results in found for row in results.rows),
-            {k: v for results in found for k, v in results.references.items()},
-            found[0].machine if found else machine(()),
-        )
-        whole.to_json(folder / "results.json")
-        whole.to_csv(folder / "results.csv")
-        written = [folder / "results.json", folder / "results.csv", *save_plots(whole, folder)]
-        console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
-    return 0 if any(row.ok for results in found for row in results.rows) else 1
+        whole = results if whole is None else whole.followed_by(results)
+        if folder is not None:
+            whole.to_json(folder / "results.json")  # after each problem: a long run may be interrupted
+    if whole is None:
+        raise InputError("--problem names no problem")
+    return whole
+
+
+def _stored(folder: Path | None) -> Results:
+    if folder is None or not (folder / "results.json").is_file():
+        raise InputError("--again goes with --out DIR, where a run before wrote its results.json")
+    return Results.from_json(folder / "results.json")
 
 
 @contextlib.contextmanager

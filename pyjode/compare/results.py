@@ -75,6 +75,10 @@ class Results:
         for problem, mode in dict.fromkeys((row.problem, row.mode) for row in self.rows):
             yield problem, mode, [row for row in self.rows if (row.problem, row.mode) == (problem, mode)]
 
+    def followed_by(self, other: Results) -> Results:
+        """The rows of both; the machine is as this one found it."""
+        return Results(self.rows + other.rows, self.references | other.references, self.machine)
+
     def to_json(self, path: str | Path) -> None:
         """Write everything as one JSON object; numbers that are not finite become ``null``."""
         rows = [{k: _finite(v) for k, v in asdict(row).items()} for row in self.rows]

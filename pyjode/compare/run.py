@@ -23,6 +23,7 @@ from pyjode.errors import InputError
 
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
 MODES = ("forward", "gradient")
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 _TIMING_S = 2.0
 """Seconds after which a slow method is timed no further at a tolerance."""
 
@@ -48,6 +49,7 @@ def compare(
     stiff: bool = False,
     repeats: int = 7,
     limit_s: float = 20.0,
+    clock: str = "wall",
     progress: Say | None = None,
 ) -> Results:
     """The same problem on several solver libraries, each at a ladder of tolerances.
@@ -64,19 +66,24 @@ def compare(
         modes: ``"forward"``, ``"gradient"`` or both.
         stiff: with your own f: whether to try the stiff methods.
         repeats: timed calls of each, in rounds, forwards and backwards in turn; fewer where calls are slow.
-        limit_s: a method stops at a tolerance that takes it longer than this; tighter ones are then left out.
+        limit_s: a method stops at a tolerance that takes it longer than this, in processor time of its thread, so that
+            a busy machine stops nothing; tighter ones are then left out.
+        clock: what times are: ``"wall"``, or ``"cpu"`` for this process's processor time, all its threads together,
+            which other work on a busy machine does not lengthen.
         progress: called with a line for each thing started.
 
     Returns:
         The :class:`Results`; nothing a library does raises.
 
     Raises:
-        InputError: no such problem, library, mode; or your own f without y0 and ts.
+        InputError: no such problem, library, mode, clock; or your own f without y0 and ts.
     """
     chosen = _problem(problem, y0, ts, stiff)
     for mode in modes:
         if mode not in MODES:
             raise InputError(f"there is no mode {mode!r}: forward, gradient")
+    if clock not in CLOCKS:
+        raise InputError(f"there is no clock {clock!r}: {', '.join(CLOCKS)}")
     if not tolerances or not all(t > 0 for t in tolerances):
         raise InputError(f"tolerances must be positive numbers, got {tuple(tolerances)}")
     wanted = _wanted(libraries, methods)
@@ -92,9 +99,11 @@ def compare(
             continue
         references[f"{chosen.name}, {mode}"] = truth.by
         entries, failures = _prepare(chosen, mode, wanted, truth, limit_s)
-        solved = _ladder(chosen, mode, entries, truth, sorted(tolerances, reverse=True), repeats, limit_s, say)
+        solved = _ladder(
+            chosen, mode, entries, truth, sorted(tolerances, reverse=True), repeats, limit_s, CLOCKS[clock], say
+        )
         rows += [*solved, *failures]
-    return Results(tuple(rows), references, machine(adapter for adapter, _ in wanted))
+    return Results(tuple(rows), references, machine(adapter for adapter, _ in wanted) | {"clock": clock})
 
 
 def machine(libraries: Iterable[Adapter]) -> dict[str, Any]:
@@ -178,6 +187,7 @@ def _ladder(
     tolerances: Sequence[float],
     repeats: int,
     limit_s: float,
+    clock: Callable[[], float],
     say: Say,
 ) -> list[Row]:
     found: dict[int, list[Row]] = {i: [] for i in range(len(entries))}
@@ -188,12 +198,12 @@ def _ladder(
         for i in running:
             entry = entries[i]
             say(f"{problem.name}, {mode}, rtol {rtol:.0e}: {entry.adapter.name} {entry.method}")
-            row = _first(problem, mode, entry, truth, rtol, atol)
+            row = _first(problem, mode, entry, truth, rtol, atol, clock)
             found[i].append(row)
             if row.ok:
                 going.append(i)
         say(f"{problem.name}, {mode}, rtol {rtol:.0e}: timing")
-        for i, times in _rounds([entries[i].solver for i in going], rtol, atol, repeats, limit_s).items():
+        for i, times in _rounds([entries[i].solver for i in going], rtol, atol, repeats, limit_s, clock).items():
             at = going[i]
             if times:
                 found[at][-1] = replace(found[at][-1], seconds=statistics.median(times), calls=len(times))
@@ -201,14 +211,22 @@ def _ladder(
     return [row for rows in found.values() for row in rows]
 
 
-def _first(problem: Problem, mode: str, entry: _Entry, truth: Reference, rtol: float, atol: float) -> Row:
+def _first(
+    problem: Problem,
+    mode: str,
+    entry: _Entry,
+    truth: Reference,
+    rtol: float,
+    atol: float,
+    clock: Callable[[], float],
+) -> Row:
     row = Row(problem.name, entry.adapter.name, entry.method, mode, rtol, atol)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            start = time.perf_counter()
+            start = clock()
             raw = entry.solver.solve(rtol, atol)
-            first = time.perf_counter() - start
+            first = clock() - start
             outcome = entry.solver.outcome(raw)
     except Exception as error:
         return replace(row, status=_message(error))
@@ -231,7 +249,9 @@ def _first(problem: Problem, mode: str, entry: _Entry, truth: Reference, rtol: f
     )
 
 
-def _rounds(solvers: list[Solver], rtol: float, atol: float, repeats: int, limit_s: float) -> dict[int, list[float]]:
+def _rounds(
+    solvers: list[Solver], rtol: float, atol: float, repeats: int, limit_s: float, clock: Callable[[], float]
+) -> dict[int, list[float]]:
     """Times of each solver's calls: in rounds, so that all see the same of a busy machine, in both orders."""
     times: dict[int, list[float]] = {i: [] for i in range(len(solvers))}
     for turn in range(repeats):
@@ -242,9 +262,9 @@ def _rounds(solvers: list[Solver], rtol: float, atol: float, repeats: int, limit
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    start = time.perf_counter()
+                    start = clock()
                     solvers[i].solve(rtol, atol)
-                    times[i].append(time.perf_counter() - start)
+                    times[i].append(clock() - start)
             except Exception:
                 break
     return times

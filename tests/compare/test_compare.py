@@ -254,6 +254,13 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "mine, forward" in capfd.readouterr().out
     assert (tmp_path / "out" / "mine-forward.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"][0]["problem"] == "mine"
+    assert (tmp_path / "out" / "overview-forward.png").stat().st_size > 5_000
+    again = ["compare", "--again", "--out", str(tmp_path / "out"), "--markdown", str(tmp_path / "table.md")]
+    assert main(again) == 0
+    assert "mine, forward" in capfd.readouterr().out
+    assert "| mine | not reached | " in (tmp_path / "table.md").read_text()
+    assert main(["compare", "--again"]) == 1
+    assert "--out" in capfd.readouterr().err
     assert main(["compare", "--list"]) == 0
     assert "POLLU".lower() in capfd.readouterr().out
     assert main(["compare", "--problem", "nonsense"]) == 1
@@ -263,6 +270,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         ({"problem": "lorenz", "modes": ["backward"]}, "no mode"),
+        ({"problem": "lorenz", "clock": "sundial"}, "no clock"),
         ({"problem": "lorenz", "libraries": ["sundials"]}, "no library"),
         ({"problem": "lorenz", "methods": ["Tsit5"]}, "library:method"),
         ({"problem": "lorenz", "tolerances": [0.0]}, "positive"),

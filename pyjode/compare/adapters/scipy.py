@@ -37,12 +37,12 @@ class _ScipySolver(Solver):
         self.f, self.shape, self.dtype = problem.in_numpy(), problem.y0.shape, problem.y0.dtype
 
     def solve(self, rtol: float, atol: float) -> Any:
-        deadline = time.perf_counter() + self.limit_s
+        deadline = time.thread_time() + self.limit_s
         shape, p, f = self.shape, self.problem.params, self.f
         one = len(shape) == 1
 
         def flat(t: float, y: np.ndarray) -> np.ndarray:
-            if time.perf_counter() > deadline:
+            if time.thread_time() > deadline:
                 raise OutOfTime(self.limit_s)
             y = y.astype(self.dtype, copy=False)
             return f(t, y, p) if one else f(t, y.reshape(shape), p).reshape(-1)
