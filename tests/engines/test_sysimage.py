@@ -139,16 +139,21 @@ def test_without_a_compiler_nothing_is_started(location: config.JuliaLocation, m
     assert not builder.commands
 
 
-def test_the_project_it_is_built_from_has_pyjode_and_absolute_paths(
+def test_the_project_it_is_built_from_lists_what_goes_in_with_absolute_paths(
     location: config.JuliaLocation, tmp_path: Path
 ) -> None:
-    (location.project / "Project.toml").write_text('[deps]\nOther = "u"\n\n[compat]\njulia = "1.10"\n')
+    (location.project / "Project.toml").write_text(
+        '[deps]\nOther = "u"\n\n[preferences.Other]\na = 1\n\n[compat]\nOther = "1"\n'
+    )
+    (location.project / "LocalPreferences.toml").write_text("[Other]\nb = 2\n")
     with open(location.project / "Manifest.toml", "a") as manifest:
         manifest.write('\n[[deps.Other]]\npath = "../other"\n')
     (tmp_path / "target").mkdir()
     sysimage.write_project(location, tmp_path / "target")
     project, written = (tomllib.loads((tmp_path / "target" / n).read_text()) for n in ("Project.toml", "Manifest.toml"))
-    assert set(project["deps"]) == {"PyJODE", "Other"} and project["compat"] == {"julia": "1.10"}
+    assert set(project["deps"]) == set(sysimage.PACKAGES)
+    assert project["preferences"] == {"Other": {"a": 1}} and "compat" not in project
+    assert (tmp_path / "target" / "LocalPreferences.toml").read_text() == "[Other]\nb = 2\n"
     (pyjode,) = written["deps"]["PyJODE"]
     assert pyjode["path"] == str(config.julia_source_dir()) and "SciMLBase" in pyjode["deps"]
     assert "SciMLSensitivity" in pyjode["weakdeps"] and set(pyjode["extensions"].values()) <= set(pyjode["weakdeps"])

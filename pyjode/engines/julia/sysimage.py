@@ -22,6 +22,7 @@ from pyjode.engines.julia.config import (
     find_manifest,
     julia_environment,
     julia_source_dir,
+    needed_packages,
     tomllib,
     write_json,
 )
@@ -164,14 +165,18 @@ def build_variables(location: JuliaLocation) -> dict[str, str]:
 
 
 def write_project(location: JuliaLocation, target: Path) -> None:
-    """The environment of ``location`` with PyJODE.jl, which is no package of it, as one more."""
+    """An environment with what goes into the image: PyJODE.jl, which is no package of ``location``, beside the others
+    at the versions that are there. No more: PackageCompiler first compiles all that an environment lists."""
     source = julia_source_dir()
     package = tomllib.loads((source / "Project.toml").read_text())
     manifest = find_manifest(location.project)
     assert manifest is not None
+    uuids = {needed.name: needed.uuid for needed in needed_packages()} | {"PyJODE": package["uuid"]}
     listed = next(p for p in (location.project / n for n in ("JuliaProject.toml", "Project.toml")) if p.is_file())
-    head, _, rest = listed.read_text().partition("[deps]\n")
-    (target / "Project.toml").write_text(f'{head}[deps]\nPyJODE = "{package["uuid"]}"\n{rest}')
+    lines = ["[deps]", *(f'{name} = "{uuids[name]}"' for name in PACKAGES), *_preferences(listed.read_text())]
+    (target / "Project.toml").write_text("\n".join(lines) + "\n")
+    if (location.project / "LocalPreferences.toml").is_file():
+        shutil.copy(location.project / "LocalPreferences.toml", target)
     names = sorted(package["deps"])
     entry = [
         "",
@@ -188,6 +193,17 @@ def write_project(location: JuliaLocation, target: Path) -> None:
     # Relative paths in the manifest are relative to its folder.
     text = _absolute_paths(manifest.read_text(), location.project)
     (target / "Manifest.toml").write_text(text.rstrip() + "\n" + "\n".join(entry) + "\n")
+
+
+def _preferences(project: str) -> list[str]:
+    """The lines of a Project.toml that set preferences, which packages are compiled by."""
+    kept, inside = [], False
+    for line in project.splitlines():
+        if line.startswith("["):
+            inside = line.startswith(("[preferences]", "[preferences."))
+        if inside:
+            kept.append(line)
+    return kept
 
 
 def _absolute_paths(manifest: str, base: Path) -> str:
