@@ -109,7 +109,7 @@ def full_run(results: Path) -> str:
     for figure in figures:
         lines += ["", f".. image:: /{os.path.relpath(figure, HERE)}", f"   :alt: {results.name}: {figure.stem}"]
     cell = "\n" + "\n".join(f"# {line}".rstrip() for line in lines) + "\n"
-    return cell + (f"# sphinx_gallery_thumbnail_path = {os.path.relpath(figures[-1], HERE)!r}\n" if figures else "")
+    return cell + (f"\n# sphinx_gallery_thumbnail_path = {os.path.relpath(figures[-1], HERE)!r}\n" if figures else "")
 
 
 def command_line(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:

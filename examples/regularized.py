@@ -3,7 +3,7 @@ Regularised neural ODEs: fewer evaluations, the same accuracy
 =============================================================
 
 A neural ODE that classifies small digits is trained with and without a price on its path: the kinetic energy, the
-integral of |f|^2, and the squared Frobenius norm of the Jacobian. This is what report 4 (reimplementation of the
+integral of ``f^2``, and the squared Frobenius norm of the Jacobian. This is what report 4 (reimplementation of the
 classical neural ODE, Purdue) wants next: Finlay et al., "How to train your neural ODE", ICML 2020. ``NeuralODE(f,
 regularize=...)`` integrates both in the same solve. Look at ``tradeoff.png``: how many evaluations of f a tolerance of
 1e-5 takes after training, against the accuracy.
