@@ -70,7 +70,7 @@ def start(made: argparse.ArgumentParser, *, threads: int | None = None) -> argpa
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(args.seed)
-    pyjode.set_default_engine(args.engine)
+    pyjode.set_default_engine(None if args.engine == "auto" else args.engine)  # auto: PYJODE_ENGINE has a say
     args._started = time.perf_counter()
     probe = pyjode.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
     args.engine_in_use = pyjode.solve(probe, saveat=[0.0, 1.0]).engine

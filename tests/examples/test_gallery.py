@@ -114,6 +114,16 @@ def test_linear_system(run: Run, engine: str) -> None:
     assert metrics["runs"][1]["learned_A"][0][1] == pytest.approx(-1.0, abs=0.05)
 
 
+def test_engine_auto_is_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", ["some_script.py", "--out", str(tmp_path)])
+    import gallery
+
+    monkeypatch.setenv("PYJODE_ENGINE", "nonsense")
+    with pytest.raises(pyjode.InputError, match="nonsense"):
+        gallery.start(gallery.parser("Title\n=====\n\nText.", "some_script"))
+
+
 def test_spiral(run: Run, engine: str) -> None:
     metrics = run("spiral", engine, "--iterations", "12", "--measured", "1")
     assert {row["run"] for row in metrics["runs"]} == {
