@@ -43,7 +43,7 @@ if data_name == "MNIST":
 
 SOLVERS = {
     "Euler": {"method": "Euler", "dt": 0.1},
-    "RK4": {"method": "RK4", "dt": 0.1},
+    "RK4": {"method": "RK4", "dt": 0.1, "adaptive": False},  # Julia's would choose its steps
     "Dopri5": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3},
     "Tsit5": {"method": "Tsit5", "rtol": 1e-3, "atol": 1e-3},
 }

@@ -69,6 +69,7 @@ def ode_net():
         (0.0, 1.0),
         method="RK4" if julia else "rk4",
         dt=1 / args.steps,
+        adaptive=False,  # Julia's RK4 would choose its steps
         sensealg="GaussAdjoint" if julia else "BacksolveAdjoint",
     )
     return nn.Sequential(
