@@ -83,8 +83,10 @@ end
 function stop_at(c::Crossings, interp_points::Int)
     # Where zeros have a sign, the zero itself is on the right of a root.
     rootfind = all(iszero, c.zeros) ? SciMLBase.LeftRootFind : SciMLBase.RightRootFind
+    # DiffEqBase asks for a range from one end to another, which cannot have a single point.
+    points = interp_points == 1 ? 2 : interp_points
     return SciMLBase.VectorContinuousCallback(
-        Condition(c), Stop(c), length(c.fired); interp_points, rootfind, save_positions = (true, false)
+        Condition(c), Stop(c), length(c.fired); interp_points = points, rootfind, save_positions = (true, false)
     )
 end
 

@@ -2,9 +2,11 @@
     # A spring from u = (1, 0): cos t and -sin t. Conditions: u1, u2, and t - 2.
     f!(out, u, t) = (unsafe_store!(out, unsafe_load(u, 2), 1); unsafe_store!(out, -unsafe_load(u, 1), 2); nothing)
     nothing!(args...) = nothing
+    jac!(out, u, t) = foreach((x, i) -> unsafe_store!(out, x, i), (0, -1, 1, 0), 1:4)
+    tgrad!(out, u, t) = foreach(i -> unsafe_store!(out, 0, i), 1:2)
     function rhs(T, f, sign = 1.0)
-        g = PyJODE.StateFunction{T}(nothing!)
-        return PyJODE.RHS{T}(2, 0, sign, 1, PyJODE.StateFunction{T}(f), PyJODE.VJPFunction{T}(nothing!), g, g)
+        jac, tgrad = PyJODE.StateFunction{T}(jac!), PyJODE.StateFunction{T}(tgrad!)
+        return PyJODE.RHS{T}(2, 0, sign, 1, PyJODE.StateFunction{T}(f), PyJODE.VJPFunction{T}(nothing!), jac, tgrad)
     end
     first!(out, u, t) = (unsafe_store!(out, unsafe_load(u, 1), 1); unsafe_store!(out, zero(eltype(u)), 2); nothing)
     both!(out, u, t) = (unsafe_store!(out, unsafe_load(u, 1), 1); unsafe_store!(out, unsafe_load(u, 2), 2); nothing)
@@ -12,7 +14,8 @@
 
     function search(
             T, conditions, sizes; directions = zeros(Int, sum(sizes)), signs = ones(sum(sizes)),
-            holds = fill(-1.0, sum(sizes)), u0 = T[1, 0], ts = [0.0, 10.0], sign = 1.0, alg = Tsit5(), points = 10
+            holds = fill(-1.0, sum(sizes)), u0 = T[1, 0], ts = [0.0, 10.0], sign = 1.0, alg = Tsit5(), with_jac = 0,
+            points = 10
         )
         handles = [PyJODE.keep!(rhs(T, f!, sign)), PyJODE.keep!(alg), (PyJODE.keep!(rhs(T, c)) for c in conditions)...]
         abstol, reltol = [1.0e-10], [1.0e-10]
@@ -21,7 +24,7 @@
             report = PyJODE.forward_until(
                 PyJODE.SolveArgs(
                     handles[1], handles[2], pointer(u0), pointer(ts), length(ts), C_NULL, pointer(abstol),
-                    pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, 0, 0, 1, 0, C_NULL
+                    pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, with_jac, 0, 1, 0, C_NULL
                 ),
                 PyJODE.UntilArgs(
                     length(conditions), pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs),
@@ -56,5 +59,5 @@
         @test search(Float64, [far!], [1]; points)[1:2] == (nextfloat(2.0), [-1])
     end
     @test search(Float32, [first!], [1])[1] ≈ π / 2 atol = 1.0e-5
-    @test search(Float64, [first!], [1]; alg = Rodas5P(autodiff = PyJODE.AutoFiniteDiff()))[1] ≈ π / 2 atol = 1.0e-8
+    @test search(Float64, [first!], [1]; alg = Rodas5P(autodiff = PyJODE.AutoFiniteDiff()), with_jac = 1)[1] ≈ π / 2 atol = 1.0e-8
 end
