@@ -4,10 +4,10 @@
     python -m benchmarks.peers --cases "mlp 1 x 10,robertson"   # some
     python -m benchmarks.peers --out DIR                        # results.json and results.csv as well
 
-Forward plus gradient (scipy, and rows marked so, forward only), one tolerance a case, one thread. Medians of calls in
-rounds, forwards and backwards in turn; the first call, which compiles, apart. Errors of the solution and of the
-gradient against a tight reference in float64 stand beside the times: see ``pyjode.compare``. "x pyjode" is the time
-over that of pyjode's best row of the case, "x by hand" over the hand-written Julia's.
+Forward plus gradient (scipy, and rows marked so, forward only), one tolerance a case, one thread. Medians of calls, a
+few in a row, in rounds, forwards and backwards in turn; the first call, which compiles, apart. Errors of the solution
+and of the gradient against a tight reference in float64 stand beside the times: see ``pyjode.compare``. "x pyjode" is
+the time over that of pyjode's best row of the case, "x by hand" over the hand-written Julia's.
 """
 
 from __future__ import annotations

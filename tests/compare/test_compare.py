@@ -297,3 +297,21 @@ assert not any(m.startswith("pyjode.compare") for m in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_short_calls_are_made_in_a_row_and_the_first_is_not_counted():
+    from pyjode.compare.run import _rounds
+
+    class Pretended:
+        def __init__(self, seconds):
+            self.seconds, self.calls = seconds, 0
+
+        def solve(self, rtol, atol):
+            self.calls += 1
+            time[0] += self.seconds if self.calls > 1 else 10 * self.seconds
+
+    time = [0.0]
+    short, long = Pretended(1e-3), Pretended(0.1)
+    times = _rounds([short, long], 1e-3, 1e-3, 2, 20.0, lambda: time[0])
+    assert times[0] == pytest.approx([1e-3] * 6)
+    assert times[1] == pytest.approx([1.0, 0.1])

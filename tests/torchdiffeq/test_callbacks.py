@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import pyjode
+from pyjode.callbacks import has_callbacks
 
 D = torch.float64
 
@@ -296,3 +297,23 @@ def test_independent_solves_say_that_they_make_none():
     with pytest.warns(UserWarning, match="makes no callbacks of f"):
         pyjode.odeint(f, torch.ones(3, 2, dtype=D), torch.tensor([0.0, 1.0]), batching="independent", engine="julia")
     assert not f.calls
+
+
+def test_callbacks_are_found_wherever_they_are():
+    class Asked:
+        def __getattr__(self, name):
+            if name == "callback_step_adjoint":
+                return print
+            raise AttributeError(name)
+
+    class Method(nn.Module):
+        def callback_accept_step(self, t, y, dt):
+            pass
+
+    attribute, submodule = nn.Identity(), nn.Identity()
+    attribute.callback_reject_step = print
+    submodule.callback_step = nn.Identity()
+    assert all(map(has_callbacks, (Asked(), Method(), attribute, submodule)))
+    switched_off = nn.Identity()
+    switched_off.callback_step = None
+    assert not any(map(has_callbacks, (nn.Identity(), switched_off, lambda t, y: y, torch.sin)))

@@ -17,7 +17,14 @@ from pyjode.engines.crossings import Crossings
 from pyjode.engines.embedded_events import Found, solve_to_crossing
 from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import UntilArgs, gate
-from pyjode.engines.julia.engine import JuliaEngine, _Differentiable, _Solve, _solve_arguments, bound_parameters
+from pyjode.engines.julia.engine import (
+    JuliaEngine,
+    _Differentiable,
+    _Solve,
+    _solve_arguments,
+    bound_parameters,
+    direction,
+)
 from pyjode.engines.julia.step_options import forward_options
 from pyjode.engines.request import Answer, Request
 from pyjode.errors import UnsupportedError
@@ -129,7 +136,7 @@ def solve_until(
     refuse_forward_mode()
     _refuse_options(request)
     rhs, params = bound_parameters(request, u0, ts)
-    solve = SolveUntil(request, rhs, params, -1 if bool(ts[-1] < ts[0]) else 1, (-inf, inf))
+    solve = SolveUntil(request, rhs, params, direction(ts), (-inf, inf))
     with torch.no_grad():
         fired = solve.search(u0, ts, crossings)
         t, success = solve.report.t_reached, bool(solve.report.success)
