@@ -77,7 +77,8 @@ def evaluations(model, solver, x):
 # %%
 # Training
 # --------
-# Adam with learning rate 0.001, batches of 128. The first batch of each solver, with compilation in it, is not timed:
+# Adam with learning rate 0.01, batches of 128; the report gives neither, and with a rate of 0.001 ten epochs end three
+# points below its accuracies. The first batch of each solver, with compilation in it, is not timed:
 # a step on a copy of the network comes before.
 
 runs, histories = [], {}
@@ -86,7 +87,7 @@ for data_name, data in data_sets.items():
         warm = network(solver)
         nn.functional.cross_entropy(warm(data[0][:128]), data[1][:128]).backward()
         model = network(solver)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         label = f"{data_name}, {solver}"
         history = gallery.train_classifier(
             model, optimizer, data, epochs=args.epochs, batch_size=128, label=label, seed=args.seed
