@@ -26,8 +26,8 @@ MODES = ("forward", "gradient")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 _TIMING_S = 2.0
 """Seconds after which a slow method is timed no further at a tolerance."""
-_IN_A_ROW, _SHORT_S = 4, 0.05
-"""How many calls are made in a row, of those shorter than so many seconds."""
+_IN_A_ROW, _UNCOUNTED, _SHORT_S = 10, 4, 0.05
+"""How many calls are made in a row, how many of them are not counted, and how many seconds they are shorter than."""
 
 Say = Callable[[str], None]
 
@@ -256,7 +256,7 @@ def _rounds(
 ) -> dict[int, list[float]]:
     """Times of each solver's calls: in rounds, so that all see the same of a busy machine, in both orders.
 
-    Short calls are made several in a row, as training does, and the first of them is not counted: it finds the
+    Short calls are made several in a row, as training does, and the first of them are not counted: they find the
     processor's caches full of the other libraries.
     """
     times: dict[int, list[float]] = {i: [] for i in range(len(solvers))}
@@ -273,7 +273,7 @@ def _rounds(
                         start = clock()
                         solvers[i].solve(rtol, atol)
                         in_a_row.append(clock() - start)
-                times[i] += in_a_row[1:] or in_a_row
+                times[i] += in_a_row[min(_UNCOUNTED, len(in_a_row) - 1) :]
             except Exception:
                 break
     return times

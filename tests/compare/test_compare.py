@@ -299,8 +299,8 @@ assert not any(m.startswith("pyjode.compare") for m in sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_short_calls_are_made_in_a_row_and_the_first_is_not_counted():
-    from pyjode.compare.run import _rounds
+def test_short_calls_are_made_in_a_row_and_the_first_are_not_counted():
+    from pyjode.compare.run import _IN_A_ROW, _UNCOUNTED, _rounds
 
     class Pretended:
         def __init__(self, seconds):
@@ -308,10 +308,10 @@ def test_short_calls_are_made_in_a_row_and_the_first_is_not_counted():
 
         def solve(self, rtol, atol):
             self.calls += 1
-            time[0] += self.seconds if self.calls > 1 else 10 * self.seconds
+            time[0] += self.seconds if self.calls > _UNCOUNTED else 10 * self.seconds
 
     time = [0.0]
     short, long = Pretended(1e-3), Pretended(0.1)
     times = _rounds([short, long], 1e-3, 1e-3, 2, 20.0, lambda: time[0])
-    assert times[0] == pytest.approx([1e-3] * 6)
-    assert times[1] == pytest.approx([1.0, 0.1])
+    assert times[0] == pytest.approx([1e-3] * 2 * (_IN_A_ROW - _UNCOUNTED))
+    assert times[1] == pytest.approx([1.0, 1.0])

@@ -13,7 +13,7 @@ import torch
 from benchmarks import memory, peers
 from pyjode.compare import Problem, compare, register
 from pyjode.compare.adapters import base
-from pyjode.compare.results import Row
+from pyjode.compare.results import Results, Row
 
 PROBLEMS = {
     "mlp": lambda: peers.mlp(3, 4),
@@ -71,6 +71,7 @@ def test_the_table_has_ratios_to_ours_and_to_the_limit() -> None:
         dataclasses.replace(row, library="Julia by hand", seconds=1e-3),
         dataclasses.replace(row, library="torchode", status="it failed"),
         dataclasses.replace(row, library="scipy", mode="forward", gradient_error=None),
+        dataclasses.replace(row, rtol=4e-6, seconds=1e-3),
     ]
     shown, failed = peers.table(rows)
     console = Console(width=140, record=True, file=io.StringIO())
@@ -80,7 +81,26 @@ def test_the_table_has_ratios_to_ours_and_to_the_limit() -> None:
     assert [cell.strip() for cell in lines["diffrax Tsit5"]] == ["4", "2.00", "4.00"]
     assert [cell.strip() for cell in lines["Julia by hand Tsit5"]] == ["1", "0.50", "1.00"]
     assert [cell.strip() for cell in lines["scipy Tsit5 (f)"]] == ["2", "", ""]
+    assert [cell.strip() for cell in lines["pyjode Tsit5 at 4e-06"]] == ["1", "0.50", "1.00"]
     assert failed == ["case: torchode Tsit5: it failed"]
+
+
+def test_pyjode_has_a_row_at_diffraxs_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row("case", "pyjode", "Tsit5", "gradient", 1e-6, 1e-6, 1e-7, 1e-7, 2e-3, 1.0, 50, 8, 5)
+
+    def pretended(problem: Problem, *, methods: tuple[str, ...], tolerances: tuple[float, ...], **_: object) -> Results:
+        rows = [
+            dataclasses.replace(row, library=name.split(":")[0], rtol=rtol, error=rtol / 10, gradient_error=rtol / 10)
+            for name in methods
+            for rtol in tolerances
+        ]
+        less = [dataclasses.replace(r, error=5e-7, gradient_error=6e-7) if r.library == "diffrax" else r for r in rows]
+        return Results(tuple(less), {}, {})
+
+    monkeypatch.setattr(peers, "compare", pretended)
+    case = peers.Case(lambda: peers.mlp(1, 3), ("pyjode:Tsit5", "diffrax:Tsit5"), forward=())
+    found = peers.measure(case, 1, 1.0, print)
+    assert [(r.library, r.rtol) for r in found.rows] == [("pyjode", 1e-6), ("diffrax", 1e-6), ("pyjode", 4e-6)]
 
 
 def test_memory_is_plotted_and_measured(tmp_path: Path) -> None:
