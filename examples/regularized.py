@@ -42,7 +42,7 @@ class Dynamics(nn.Module):
 
 
 TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}
-WEIGHTS = (0.0, 0.001, 0.01, 0.1)  # of both penalties, divided by the 64 dimensions
+WEIGHTS = (0.0, 0.01, 0.1, 1.0)  # of both penalties, divided by the 64 dimensions
 
 
 def evaluations(f, x):
@@ -63,7 +63,7 @@ for weight in WEIGHTS:
         regularize = ("kinetic", "jacobian") if weight else None
         ode = pyjode.NeuralODE(Dynamics(), regularize=regularize, method="dopri5", **TOLERANCES)
         read = nn.Linear(64, 10)
-        optimizer = torch.optim.Adam([*ode.parameters(), *read.parameters()], lr=2e-3)
+        optimizer = torch.optim.Adam([*ode.parameters(), *read.parameters()], lr=1e-2)
         batches = torch.cat([torch.randperm(len(train_x)) for _ in range(args.epochs)]).split(256)
         losses = []
         with tqdm(batches, desc=f"weight {weight:g}, seed {seed}", unit="batch") as progress:
