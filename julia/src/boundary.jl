@@ -198,36 +198,35 @@ function c_connect_python(api::Ptr{Ptr{Cvoid}})
     return pointer(RAISED)
 end
 
-"The C functions by name, for ctypes."
-function entry_points()
+"The C functions by name: the Julia function, what it returns, what it takes."
+const C_FUNCTIONS = (
+    connect_python = (:c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},)),
+    rhs = (:c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int})),
+    native_rhs = (:c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
+    native_pool = (:c_native_pool, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
+    source_rhs = (:c_source_rhs, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),
+    source_pool = (:c_source_pool, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),
+    call_rhs = (:c_call_rhs, Cint, (Int, Int, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Float64)),
+    independent = (:c_independent, Cint, (Ptr{IndependentArgs}, Ptr{IndependentReport})),
+    independent_adjoint = (:c_independent_adjoint, Cint, (Ptr{IndependentAdjointArgs}, Ptr{IndependentAdjointReport})),
+    construct = (:c_construct, Cint, (Cstring, Cstring, Ptr{Int})),
+    solve = (:c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport})),
+    solve_until = (:c_solve_until, Cint, (Ptr{SolveArgs}, Ptr{UntilArgs}, Ptr{SolveReport})),
+    adjoint = (:c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport})),
+    dense_output = (:c_dense_output, Cint, (Int, Ptr{Float64}, Int, Int, Ptr{Cvoid})),
+    steps = (:c_steps, Cint, (Int, Ptr{Float64}, Ptr{Cvoid})),
+    release = (:c_release, Cint, (Int,)),
+    watch = (:c_watch, Cint, (Ptr{Cvoid}, Ptr{Float64})),
+    eval = (:c_eval, Cint, (Cstring,)),
+    message = (:c_message, Int, (Ptr{UInt8}, Int)),
+)
+
+# Their addresses, for ctypes.
+@eval function entry_points()
     return Dict{String, UInt}(
-        "connect_python" => UInt(@cfunction(c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},))),
-        "rhs" => UInt(@cfunction(c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int}))),
-        "native_rhs" => UInt(@cfunction(c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int}))),
-        "native_pool" => UInt(@cfunction(c_native_pool, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int}))),
-        "source_rhs" => UInt(
-            @cfunction(c_source_rhs, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int}))
-        ),
-        "source_pool" => UInt(
-            @cfunction(c_source_pool, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int}))
-        ),
-        "call_rhs" => UInt(
-            @cfunction(c_call_rhs, Cint, (Int, Int, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Ptr{Cvoid}, Float64))
-        ),
-        "independent" => UInt(@cfunction(c_independent, Cint, (Ptr{IndependentArgs}, Ptr{IndependentReport}))),
-        "independent_adjoint" => UInt(
-            @cfunction(c_independent_adjoint, Cint, (Ptr{IndependentAdjointArgs}, Ptr{IndependentAdjointReport}))
-        ),
-        "construct" => UInt(@cfunction(c_construct, Cint, (Cstring, Cstring, Ptr{Int}))),
-        "solve" => UInt(@cfunction(c_solve, Cint, (Ptr{SolveArgs}, Ptr{SolveReport}))),
-        "solve_until" =>
-            UInt(@cfunction(c_solve_until, Cint, (Ptr{SolveArgs}, Ptr{UntilArgs}, Ptr{SolveReport}))),
-        "adjoint" => UInt(@cfunction(c_adjoint, Cint, (Ptr{AdjointArgs}, Ptr{AdjointReport}))),
-        "dense_output" => UInt(@cfunction(c_dense_output, Cint, (Int, Ptr{Float64}, Int, Int, Ptr{Cvoid}))),
-        "steps" => UInt(@cfunction(c_steps, Cint, (Int, Ptr{Float64}, Ptr{Cvoid}))),
-        "release" => UInt(@cfunction(c_release, Cint, (Int,))),
-        "watch" => UInt(@cfunction(c_watch, Cint, (Ptr{Cvoid}, Ptr{Float64}))),
-        "eval" => UInt(@cfunction(c_eval, Cint, (Cstring,))),
-        "message" => UInt(@cfunction(c_message, Int, (Ptr{UInt8}, Int))),
+        $((
+            :($(string(name)) => UInt(@cfunction($f, $returned, ($(taken...),))))
+            for (name, (f, returned, taken)) in pairs(C_FUNCTIONS)
+        )...)
     )
 end

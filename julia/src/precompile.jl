@@ -117,3 +117,9 @@ end
     workload_independent(T, OrdinaryDiffEqTsit5.Tsit5())
     workload_events(T, OrdinaryDiffEqTsit5.Tsit5())
 end
+
+# A C function's address costs its compilation.
+for (f, _, taken) in C_FUNCTIONS
+    precompile(getfield(@__MODULE__, f), taken)
+end
+precompile(entry_points, ())

@@ -44,6 +44,11 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         return make_fx(function, {}, "real")(*inputs)
 
 
+def warm_tracer() -> None:
+    """Have torch import now what it imports when it first traces: its compiler, seconds in torch 2.14."""
+    trace(torch.neg, torch.zeros(1))
+
+
 def functional(graph_module: fx.GraphModule, *inputs: Tensor) -> fx.GraphModule:
     """The graph with functional operators in place of in-place ones (``dy[0] = ...`` becomes a select_scatter).
 

@@ -19,6 +19,7 @@ from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, Gate, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
 from pyjode.engines.julia.gradient_check import Moved, check_gradient
+from pyjode.engines.julia.runtime import runtime
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
 from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl
@@ -26,6 +27,7 @@ from pyjode.errors import SolverError, SolverFailure
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs, remembered_rhs
+from pyjode.rhs.graphs import warm_tracer
 from pyjode.rhs.interface import RightHandSide
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
 
@@ -105,6 +107,7 @@ def bound_parameters(request: Request, u0: Tensor, ts: Tensor) -> tuple[RightHan
     """f's right-hand side, and its parameters, those that no gradient is wanted for detached."""
     rhs = remembered_rhs(request.f, request.layout, params=request.params, way=request.rhs_way)
     if rhs is None:
+        start_julia(request.f)
         y0 = request.layout.unflatten(u0.detach())
         rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
     params = rhs.params
@@ -112,6 +115,11 @@ def bound_parameters(request: Request, u0: Tensor, ts: Tensor) -> tuple[RightHan
         wanted = {id(p) for p in request.params or ()}
         params = tuple(p if id(p) in wanted else p.detach() for p in params)
     return rhs, params
+
+
+def start_julia(f: Any) -> None:
+    """Start Julia before f is traced: what that needs is imported while Julia loads."""
+    runtime(None if hasattr(type(f), "__pyjode_rhs__") else warm_tracer)
 
 
 def as_backpropagated(rhs: RightHandSide, adjoint: Adjoint | None, dps: list[Tensor]) -> list[Tensor | None]:

@@ -32,6 +32,7 @@ from pyjode.engines.julia.engine import (
     _step_arguments,
     _tolerance_vectors,
     as_backpropagated,
+    start_julia,
 )
 from pyjode.engines.julia.gradient_check import Moved, check_gradient
 from pyjode.engines.request import IndependentAnswer, Request
@@ -56,6 +57,7 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
             UserWarning,
             stacklevel=4,
         )
+    start_julia(request.f)
     first = request.layout.unflatten(u0[0].detach())
     rhs = build_rhs(request.f, first, float(ts[0, 0].detach()), params=request.params, way=request.rhs_way)
     if u0.device.type != "cpu":

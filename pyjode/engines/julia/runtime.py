@@ -57,8 +57,11 @@ def started() -> bool:
     return _runtime is not None
 
 
-def runtime() -> Runtime:
+def runtime(meanwhile: Callable[[], object] | None = None) -> Runtime:
     """The process's Julia, started now if it was not.
+
+    Args:
+        meanwhile: called in a thread of its own while Julia loads PyJODE, if it does; what it raises is dropped.
 
     Raises:
         EngineUnavailable: no Julia is set up, it does not start, or this is a forked child of a process that had
@@ -69,7 +72,7 @@ def runtime() -> Runtime:
         with _starting:
             if _runtime is None:
                 main = threading.current_thread() is threading.main_thread()
-                _runtime = _start(_at_exit_here) if main else _start_in_a_thread_of_its_own()
+                _runtime = _start(_at_exit_here, meanwhile) if main else _start_in_a_thread_of_its_own(meanwhile)
     if _runtime.pid != os.getpid():
         raise EngineUnavailable(
             "this process was forked from one in which Julia runs already; a forked copy of Julia is not safe to use. "
@@ -111,7 +114,7 @@ def julia_eval(code: str) -> str:
     return gate().evaluate(code)
 
 
-def _start_in_a_thread_of_its_own() -> Runtime:
+def _start_in_a_thread_of_its_own(meanwhile: Callable[[], object] | None) -> Runtime:
     """Start Julia in a thread that lives as long as the process.
 
     The thread that starts Julia must not end before it: with a worker's thread Julia's own would be gone. All others
@@ -138,7 +141,7 @@ def _start_in_a_thread_of_its_own() -> Runtime:
 
     def host() -> None:
         try:
-            outcome.append(_start(at_exit))
+            outcome.append(_start(at_exit, meanwhile))
         except BaseException as error:
             outcome.append(error)
         ready.set()
@@ -152,7 +155,7 @@ def _start_in_a_thread_of_its_own() -> Runtime:
     return outcome[0]
 
 
-def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
+def _start(at_exit: Callable[[Callable[[], None]], None], meanwhile: Callable[[], object] | None) -> Runtime:
     location = config.find_julia()
     if location is None:
         raise EngineUnavailable(config.why_not())
@@ -173,11 +176,12 @@ def _start(at_exit: Callable[[Callable[[], None]], None]) -> Runtime:
         except Exception as error:
             raise EngineUnavailable(f"Julia did not start ({location.exe}): {error}. Try: pyjode doctor") from error
         started_at = perf_counter()
-        entry_points = _load_pyjode(juliacall.Main, location)
+        with _in_a_thread(meanwhile):
+            entry_points, threads = _load_pyjode(juliacall.CONFIG.get("libpath"), location)
     loaded_at = perf_counter()
     any_thread = juliacall.CONFIG.get("opt_handle_signals") == "yes"
     # Julia's collector stops the other threads by a fault that only its own handlers survive.
-    threads = int(juliacall.Main.seval("Threads.threadpoolsize(:default)")) if any_thread else 1
+    threads = threads if any_thread else 1
     leave_safe_state = _enter_gc_safe_state(juliacall.CONFIG["libpath"]) if any_thread else None
 
     def finish() -> None:
@@ -217,18 +221,58 @@ def _set_environment(location: config.JuliaLocation) -> None:
     os.environ.setdefault("PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION", "no")
 
 
-def _load_pyjode(main: Any, location: config.JuliaLocation) -> dict[str, int]:
-    source = config.julia_source_dir()
-    try:
-        main.seval(f"push!(LOAD_PATH, {_julia_string(source)})")
-        main.seval("import PyJODE")
-        table = str(main.seval('join((string(k, "=", v) for (k, v) in PyJODE.entry_points()), ";")'))
-    except Exception as error:
+def _load_pyjode(libjulia: str | None, location: config.JuliaLocation) -> tuple[dict[str, int], int]:
+    """Addresses of PyJODE's C functions by name, and how many threads Julia has."""
+    source = _julia_string(config.julia_source_dir())
+    code = f"""
+        try
+            push!(LOAD_PATH, {source})
+            Core.eval(Main, :(import PyJODE))
+            entries = Base.invokelatest(Base.invokelatest(getglobal, Main, :PyJODE).entry_points)
+            join((string(k, "=", v) for (k, v) in entries), ";") * " " * string(Threads.threadpoolsize(:default))
+        catch error
+            "error: " * sprint(showerror, error)
+        end
+        """
+    answer = _evaluate(libjulia, code)
+    if answer is None or answer.startswith("error: "):
         raise EngineUnavailable(
-            f"Julia started, but PyJODE could not be loaded in the project {location.project}: {error}. "
-            "Try: pyjode doctor"
-        ) from error
-    return {name: int(address) for name, address in (entry.split("=") for entry in table.split(";"))}
+            f"Julia started, but PyJODE could not be loaded in the project {location.project}: "
+            f"{(answer or 'no reason given').removeprefix('error: ')}. Try: pyjode doctor"
+        )
+    table, threads = answer.rsplit(" ", 1)
+    return {name: int(address) for name, address in (entry.split("=") for entry in table.split(";"))}, int(threads)
+
+
+def _evaluate(libjulia: str | None, code: str) -> str | None:
+    """The string that Julia code evaluates to; ``None`` where it throws.
+
+    Not by juliacall's ``seval``, whose first call compiles for two seconds, and without the GIL, for what goes on
+    meanwhile.
+    """
+    library = ctypes.PyDLL(libjulia)
+    address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(("jl_eval_string", library))(code.encode())
+    if not address:
+        return None
+    read = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(("jl_string_ptr", library))
+    return bytes(read(address)).decode()
+
+
+@contextlib.contextmanager
+def _in_a_thread(work: Callable[[], object] | None) -> Iterator[None]:
+    """``work`` goes on beside the block; both are over at its end."""
+
+    def dropping_errors() -> None:
+        with contextlib.suppress(Exception):
+            if work is not None:
+                work()
+
+    beside = threading.Thread(target=dropping_errors, name="pyjode-beside-julia", daemon=True)
+    beside.start()
+    try:
+        yield
+    finally:
+        beside.join()
 
 
 def _julia_string(text: str | Path) -> str:
