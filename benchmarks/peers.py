@@ -3,6 +3,7 @@
     python -m benchmarks.peers                                  # every case, the table
     python -m benchmarks.peers --cases "mlp 1 x 10,robertson"   # some
     python -m benchmarks.peers --out DIR                        # results.json and results.csv as well
+    python -m benchmarks.peers --clock cpu                      # processor time, on a machine with other work
 
 Forward plus gradient (scipy, and rows marked so, forward only), one tolerance a case, one thread. Medians of calls, a
 few in a row, in rounds, forwards and backwards in turn; the first call, which compiles, apart. Errors of the solution
@@ -190,10 +191,11 @@ CASES: dict[str, Case] = {
 }
 
 
-def measure(case: Case, repeats: int, limit_s: float, say: Callable[[str], None]) -> Results:
+def measure(case: Case, repeats: int, limit_s: float, say: Callable[[str], None], clock: str = "wall") -> Results:
     """One case on all its peers."""
     problem = case.problem()
-    options: dict[str, Any] = {"tolerances": (case.rtol,), "repeats": repeats, "limit_s": limit_s, "progress": say}
+    options: dict[str, Any] = {"tolerances": (case.rtol,), "repeats": repeats, "limit_s": limit_s, "clock": clock}
+    options["progress"] = say
     found = [compare(problem, methods=case.methods, modes=("gradient",), **options)]
     if case.forward:
         found.append(compare(problem, methods=case.forward, modes=("forward",), **options))
@@ -262,6 +264,10 @@ def _ms(row: Row | None) -> float | None:
     return None if row is None or row.seconds is None else 1e3 * row.seconds
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,6 +275,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take (default 120)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="wall time, or this process's alone")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes")
     parser.add_argument("--out", type=Path, help="folder for results.json and results.csv")
     args = parser.parse_args()
@@ -283,7 +290,7 @@ def main() -> None:
         case = CASES[name]
         if args.no_compile:
             case = dataclasses.replace(case, methods=tuple(m for m in case.methods if not m.endswith("+compile")))
-        found.append(measure(case, args.repeats, args.limit, lambda line: print(line, file=sys.stderr, flush=True)))
+        found.append(measure(case, args.repeats, args.limit, _say, args.clock))
     rows = [row for results in found for row in results.rows]
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
