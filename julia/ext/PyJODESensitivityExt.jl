@@ -1,11 +1,18 @@
 module PyJODESensitivityExt
 
-using PyJODE: PyJODE, AdjointArgs, Cotangents, Watched
+using PyJODE: PyJODE, AdjointArgs, Cotangents, Watched, erased
 using OrdinaryDiffEqTsit5: Tsit5
 using PrecompileTools: @compile_workload
-using SciMLSensitivity: GaussAdjoint, ZygoteVJP, adjoint_sensitivities
+using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, ZygoteVJP, adjoint_sensitivities, ischeckpointing
+
+reads_dense_output_alone(sol, sensealg) = !(sensealg isa BacksolveAdjoint) && !ischeckpointing(sensealg, sol)
 
 function PyJODE.continuous_adjoint(sol, alg::Watched, sensealg, ts, cotangents, a::AdjointArgs)
+    reads_dense_output_alone(sol, sensealg) || return solved_adjoint(sol, alg, sensealg, ts, cotangents, a)
+    return solved_adjoint(erased(sol, eltype(cotangents)), alg, sensealg, ts, cotangents, a)
+end
+
+function solved_adjoint(sol, alg::Watched, sensealg, ts, cotangents, a::AdjointArgs)
     span = ts[end] - ts[1]
     adaptive = a.adaptive == 1
     dt = PyJODE.first_step(a.dt, !adaptive, span)
