@@ -221,7 +221,7 @@ def precompile(location: JuliaLocation, say: Say, limit: float) -> None:
     read_only = read_only_depot(location)
     if read_only:
         raise EngineUnavailable(read_only)
-    say("precompiling the Julia packages (once; about ten minutes on two cores, seconds when done already)")
+    say("precompiling the Julia packages (once; about a quarter of an hour on two cores, seconds when done already)")
     environment = julia_environment(location)
     names = [package.name for package in needed_packages()]
     project = f"--project={location.project}"

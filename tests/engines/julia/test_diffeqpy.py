@@ -80,6 +80,18 @@ def test_a_julia_function_as_f(julia: Any) -> None:
 
 
 @pytest.mark.julia
+def test_a_function_of_diffeqpy_and_its_solution_as_ours_and_theirs(ode: Any) -> None:
+    f = ode.ODEFunction(lambda u, p, t: [p[0] * u[0], p[0] * u[1]])
+    y0, p = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([-0.5], dtype=torch.float64)
+    ours = pyjode.solve(pyjode.ODEProblem(f, y0, (0.0, 1.0), [p]), "Tsit5", saveat=[1.0], **TIGHT)
+    theirs = pyjode.solve(ode.ODEProblem(f, y0.numpy(), (0.0, 1.0), p.numpy()), "Tsit5", saveat=[1.0], **TIGHT)
+    for solution in (ours, theirs):
+        torch.testing.assert_close(solution.ys[-1], y0 * math.exp(-0.5), rtol=1e-8, atol=1e-9)
+        again = pyjode.diffeqpy.from_diffeqpy(solution.julia)  # theirs, and ours again
+        assert torch.equal(again.ys, solution.ys) and str(solution.julia.retcode) == "Success"
+
+
+@pytest.mark.julia
 def test_there_and_back(ode: Any) -> None:
     rate = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
     y0 = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
