@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]  # pyjode; gallery.py, which is no page
+sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(HERE)]  # pyjode; gallery.py, which is no page; gallery_order
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -51,7 +51,16 @@ warnings.filterwarnings("ignore", message="pyjode uses its embedded engine")
 
 # The order of the side bar; a page that is not named comes last.
 GUIDE = ["quickstart", "switching", "from_diffeqpy", "choosing_a_solver", "choosing_a_sensealg", "how_f_reaches_julia"]
-GUIDE += ["events", "independent", "julia_functions", "clusters_and_offline", "troubleshooting", "limits", "findings"]
+GUIDE += [
+    "events",
+    "independent",
+    "julia_functions",
+    "clusters_and_offline",
+    "troubleshooting",
+    "limits",
+    "comparisons",
+    "findings",
+]
 
 RUN = ["linear_system", "bouncing_ball", "augmented"]
 if find_julia() is not None:
@@ -129,6 +138,7 @@ def forget_last_script(gallery_conf: dict[str, Any], fname: str) -> None:
 sphinx_gallery_conf = {
     "examples_dirs": str(STAGED),
     "gallery_dirs": "gallery",
+    "within_subsection_order": "gallery_order.ReportsOrder",
     "filename_pattern": rf"/({'|'.join(RUN) or 'none'})\.py$",
     "reset_argv": command_line,
     "reset_modules": ("matplotlib", forget_last_script),

@@ -7,6 +7,7 @@ differences, on Lotka-Volterra and a 2-20-2 tanh network (non-stiff), Robertson 
 measured is present, or absent, in its code.
 
 What went wrong, and why:
+
     - SDIRK methods and others without a dense output of their own are interpolated by cubic Hermite. In the step after
       a save point's jump of λ that overshoots (by 172 where the ends of the step are right to 7e-4), and Gauss,
       GaussKronrod and Quadrature read it: parameter gradients wrong by 2x to 1000x, without a warning
@@ -14,6 +15,7 @@ What went wrong, and why:
     - Gauss takes (order + 1) / 2 points a step, and variable-order methods call their order 1 (FBDF, QNDF, VCABM).
     - Backsolve solves y backward, which no stiff or diffusive problem bears.
     - Methods of high order without a dense output of that order are inaccurate between steps, where y is read.
+
 On van der Pol with mu = 1000 FBDF, QNDF, KenCarp4, TRBDF2 and Kvaerno5 were wrong by 0.3 and more with every sensealg,
 and how much of that is the forward solution's own error was not separated: on such problems check the gradient
 (``check_gradient=True``) and take Rodas5P at a tight tolerance (3e-5 at 1e-9).

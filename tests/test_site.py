@@ -70,6 +70,13 @@ def test_every_script_is_a_page_with_its_figures(site: Path) -> None:
     )
 
 
+def test_the_gallery_is_in_the_order_of_the_reports(site: Path) -> None:
+    index = (site / "gallery" / "index.html").read_text()
+    names = ("damped_pendulum", "mnist_three_ways", "linear_system", "cifar10_solvers", "glucose", "mnist_resnet18")
+    places = [index.index(f"{name}.html") for name in (*names, "mnist_8x8_runge_kutta", "stiff_kinetics")]
+    assert places == sorted(places)
+
+
 def test_every_markdown_page_and_public_name_is_there(site: Path) -> None:
     import pyjode
 

@@ -228,10 +228,11 @@ def _load_pyjode(libjulia: str | None, location: config.JuliaLocation) -> tuple[
         try
             push!(LOAD_PATH, {source})
             Core.eval(Main, :(import PyJODE))
-            entries = Base.invokelatest(Base.invokelatest(getglobal, Main, :PyJODE).entry_points)
-            join((string(k, "=", v) for (k, v) in entries), ";") * " " * string(Threads.threadpoolsize(:default))
-        catch error
-            "error: " * sprint(showerror, error)
+            let entries = Base.invokelatest(Base.invokelatest(getglobal, Main, :PyJODE).entry_points)
+                join((string(k, "=", v) for (k, v) in entries), ";") * " " * string(Threads.threadpoolsize(:default))
+            end
+        catch reason
+            "error: " * sprint(showerror, reason)
         end
         """
     answer = _evaluate(libjulia, code)
@@ -261,11 +262,13 @@ def _evaluate(libjulia: str | None, code: str) -> str | None:
 @contextlib.contextmanager
 def _in_a_thread(work: Callable[[], object] | None) -> Iterator[None]:
     """``work`` goes on beside the block; both are over at its end."""
+    if work is None:
+        yield
+        return
 
     def dropping_errors() -> None:
         with contextlib.suppress(Exception):
-            if work is not None:
-                work()
+            work()
 
     beside = threading.Thread(target=dropping_errors, name="pyjode-beside-julia", daemon=True)
     beside.start()
