@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -285,19 +286,18 @@ def main() -> None:
             parser.error(f"no case {name!r}; there are {', '.join(CASES)}")
     torch.set_num_threads(1)
     register(Limit())
-    found = []
+    found: list[Results] = []
     for name in names:
         case = CASES[name]
         if args.no_compile:
             case = dataclasses.replace(case, methods=tuple(m for m in case.methods if not m.endswith("+compile")))
         found.append(measure(case, args.repeats, args.limit, _say, args.clock))
+        if args.out is not None:  # after each case: the next may take long, and be interrupted
+            args.out.mkdir(parents=True, exist_ok=True)
+            whole = functools.reduce(Results.followed_by, found)
+            whole.to_json(args.out / "results.json")
+            whole.to_csv(args.out / "results.csv")
     rows = [row for results in found for row in results.rows]
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        references = {k: v for results in found for k, v in results.references.items()}
-        whole = Results(tuple(rows), references, found[0].machine)
-        whole.to_json(args.out / "results.json")
-        whole.to_csv(args.out / "results.csv")
     if args.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return

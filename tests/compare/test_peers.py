@@ -103,6 +103,16 @@ def test_pyjode_has_a_row_at_diffraxs_error(monkeypatch: pytest.MonkeyPatch) -> 
     assert [(r.library, r.rtol) for r in found.rows] == [("pyjode", 1e-6), ("diffrax", 1e-6), ("pyjode", 4e-6)]
 
 
+@pytest.mark.julia
+def test_independent_samples_are_a_row_that_can_be_written(tmp_path: Path) -> None:
+    options = {"modes": ["gradient"], "tolerances": (1e-6,), "repeats": 1}
+    results = compare(peers.lorenz_trajectories(3), methods=["pyjode:Tsit5+independent"], **options)
+    results.to_json(tmp_path / "results.json")
+    (row,) = Results.from_json(tmp_path / "results.json").rows
+    assert row.ok, row
+    assert row.nfe is not None and row.steps is not None and row.nfe > row.steps > 5
+
+
 def test_memory_is_plotted_and_measured(tmp_path: Path) -> None:
     rows = [{"solver": solver, "steps": steps, "MiB": 0.1 * steps} for solver in memory.SOLVERS for steps in (10, 100)]
     memory.plot(rows, tmp_path / "memory.png")

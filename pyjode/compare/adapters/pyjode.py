@@ -71,4 +71,9 @@ class _PyjodeSolver(TorchSolver):
         return solution.ys, solution.stats
 
     def work(self, info: Any) -> tuple[int | None, int | None]:
-        return info.nfe, info.naccept
+        # Of independent samples, that which took most.
+        return _largest(info.nfe), _largest(info.naccept)
+
+
+def _largest(count: int | Tensor) -> int:
+    return int(torch.as_tensor(count).max())
