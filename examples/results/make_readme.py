@@ -32,8 +32,8 @@ Every study of the gallery as it was last run, the reports' figures beside ours.
 reports' claims is in [findings.md](../../docs/findings.md).
 
 The runs share two cores with other work, one thread each: times compare within a study, not with the reports' machines.
-Where the sizes are below the report's ("cut"), it is to fit all runs into an hour or so: convolutions take a core hours
-at the reports' sizes. Each script runs the report's full sizes without options.
+Where the sizes are below the report's ("cut"), it is to fit all runs into three hours or so: convolutions take a core
+hours at the reports' sizes. Each script runs the report's full sizes without options.
 """
 
 
