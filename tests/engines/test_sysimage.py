@@ -156,7 +156,8 @@ def test_the_project_it_is_built_from_lists_what_goes_in_with_absolute_paths(
     assert (tmp_path / "target" / "LocalPreferences.toml").read_text() == "[Other]\nb = 2\n"
     (pyjode,) = written["deps"]["PyJODE"]
     assert pyjode["path"] == str(config.julia_source_dir()) and "SciMLBase" in pyjode["deps"]
-    assert "SciMLSensitivity" in pyjode["weakdeps"] and set(pyjode["extensions"].values()) <= set(pyjode["weakdeps"])
+    triggers = [[names] if isinstance(names, str) else names for names in pyjode["extensions"].values()]
+    assert {"SciMLSensitivity"} <= set().union(*triggers) <= set(pyjode["weakdeps"])
     assert written["deps"]["Other"][0]["path"] == str(tmp_path / "other")
     assert (
         written["deps"]["PythonCall"]
