@@ -17,7 +17,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(HERE)]  # pyjode; gallery.py, which is no page; gallery_order
+# pyjode; gallery.py, which is no page; make_readme.py and gallery_order.py, for the order of the gallery.
+sys.path[:0] = [str(path) for path in (ROOT, ROOT / "examples", ROOT / "examples" / "results", HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-_FILE = Path(__file__).resolve().parents[1] / "examples" / "results" / "make_readme.py"
-_SPEC = importlib.util.spec_from_file_location("make_readme", _FILE)
-assert _SPEC is not None and _SPEC.loader is not None
-_RESULTS = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_RESULTS)
+from make_readme import ORDER
 
 
 class ReportsOrder:
@@ -20,4 +15,4 @@ class ReportsOrder:
 
     def __call__(self, script: str) -> int:
         name = Path(script).stem
-        return _RESULTS.ORDER.index(name) if name in _RESULTS.ORDER else len(_RESULTS.ORDER)
+        return ORDER.index(name) if name in ORDER else len(ORDER)

@@ -173,8 +173,10 @@ def first_gradient_here(imports: dict[str, float]) -> None:
     import torch
 
     import pyjode
+    from pyjode.engines.julia.engine import start_julia
     from pyjode.engines.julia.runtime import julia_eval, runtime
 
+    start_julia(None)  # as a first solve does
     seconds |= {part: round(value, 3) for part, value in runtime().seconds.items()}
     threads = julia_eval("Threads.nthreads()")
     torch.manual_seed(0)

@@ -180,8 +180,8 @@ def _start(at_exit: Callable[[Callable[[], None]], None], meanwhile: Callable[[]
             entry_points, threads = _load_pyjode(juliacall.CONFIG.get("libpath"), location)
     loaded_at = perf_counter()
     any_thread = juliacall.CONFIG.get("opt_handle_signals") == "yes"
-    # Julia's collector stops the other threads by a fault that only its own handlers survive.
-    threads = threads if any_thread else 1
+    if not any_thread:  # Julia's collector stops the other threads by a fault that only its own handlers survive
+        threads = 1
     leave_safe_state = _enter_gc_safe_state(juliacall.CONFIG["libpath"]) if any_thread else None
 
     def finish() -> None:
