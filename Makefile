@@ -14,7 +14,9 @@ demo: $(VENV)/.demo-installed
 	@$(BIN)/pyjode setup || true
 	$(BIN)/python examples/damped_pendulum.py --epochs $(EPOCHS)
 
-test: lint quick slow
+# The two tiers side by side, the output of each in one piece: a test mostly waits for one process's Julia or torch.
+test: lint
+	$(MAKE) -j2 --output-sync=target quick slow
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

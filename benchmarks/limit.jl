@@ -8,6 +8,7 @@ module Limit
 
 using ADTypes, LinearAlgebra, LoopVectorization, SciMLBase, SciMLSensitivity, StaticArrays
 using OrdinaryDiffEqRosenbrock, OrdinaryDiffEqTsit5
+using OrdinaryDiffEqTsit5.OrdinaryDiffEqCore: IController, PIController
 
 # Tsitouras, Comput. Math. Appl. 62 (2011) 770-775: stage weights and interpolant.
 const A = (
@@ -150,6 +151,10 @@ function interpolated!(out, y, k, h, x)
     return out
 end
 
+# pyjode's choice: rounding noise in the error estimate keeps the default controller's steps small.
+controller(::Type{Float32}) = IController()
+controller(::Type{Float64}) = PIController(Float64, Tsit5())
+
 function explicit(model, y0, t0, ts, scale)
     T = eltype(y0)
     problem = ODEProblem{true, SciMLBase.FullSpecialize}(f!, y0, (t0, ts[end]), model)
@@ -158,7 +163,7 @@ function explicit(model, y0, t0, ts, scale)
     y_bar, stage, pulled = similar(y0), similar(y0), similar(y0)
     axis = ndims(y0) + 1
     return function (rtol, atol, with_gradient)
-        sol = solve(problem, Tsit5(); reltol = rtol, abstol = atol, maxiters = 1_000_000)
+        sol = solve(problem, Tsit5(); reltol = rtol, abstol = atol, maxiters = 1_000_000, controller = controller(T))
         at = places(sol.t, ts)
         for (i, (n, x)) in enumerate(at)
             interpolated!(selectdim(states, axis, i), sol.u[n], sol.k[n + 1], sol.t[n + 1] - sol.t[n], x)
@@ -228,7 +233,7 @@ combined(a, k, n) = sum(a[j] * k[j] for j in 1:n)
 function one_lorenz!(states, y0, p, t0, ts, scale, rtol, atol, with_gradient)
     T = eltype(y0)
     problem = ODEProblem{false, SciMLBase.FullSpecialize}(lorenz, y0, (t0, ts[end]), p)
-    sol = solve(problem, Tsit5(); reltol = rtol, abstol = atol, maxiters = 1_000_000)
+    sol = solve(problem, Tsit5(); reltol = rtol, abstol = atol, maxiters = 1_000_000, controller = controller(T))
     at = places(sol.t, ts)
     for (i, (n, x)) in enumerate(at)
         states[:, i] .= sol.u[n] + (sol.t[n + 1] - sol.t[n]) * combined(weights(x), sol.k[n + 1], 7)

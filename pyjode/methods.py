@@ -76,6 +76,12 @@ class Method:
     note: str = ""
 
     @property
+    def has_pi_controller(self) -> bool:
+        """Whether Julia's step size controller is a PI one, and can be an integral one as well."""
+        tuned = self.julia_package == "OrdinaryDiffEqLowStorageRK"  # controllers fitted to each of these methods
+        return self.kind == "explicit" and self.adaptive and not tuned
+
+    @property
     def stiff(self) -> bool:
         """Whether it can meet a stiff problem, and so wants a Jacobian: kinds "stiff" and "auto"."""
         return self.kind in ("stiff", "auto")
@@ -168,12 +174,12 @@ _TSIT5 = """
 Tsit5 | 5 | A | 4 | first choice for non-stiff problems | Tsitouras, Comput. Math. Appl. 62 (2011)
 """
 
+# Not RKV76IIa: in place, OrdinaryDiffEqVerner 2's gives NaN with fixed steps and is off by 1e-3 at a tolerance of 1e-6.
 _VERNER = """
 Vern6 | 6 | A | 6 | tight tolerances, 6(5) pair | Verner, Numer. Algorithms 53 (2010)
 Vern7 | 7 | A | 7 | tight tolerances, 7(6) pair | =
 Vern8 | 8 | A | 8 | tight tolerances, 8(7) pair | =
 Vern9 | 9 | A | 9 | very tight tolerances, 9(8) pair | =
-RKV76IIa | 7 | A | 7 | 7(6) pair, a later variant of Vern7's | Verner, jimverner.com
 """
 
 _LOW_ORDER = """

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyjode.engines.request import StepControl, StepOptions, cpu_times
+from pyjode.engines.request import IntegralController, StepControl, StepOptions, cpu_times
 from pyjode.errors import InputError, UnsupportedError
 from pyjode.methods import Method, find_method, nearest
 from pyjode.solve import step_control
@@ -36,7 +36,7 @@ SCIPY = ("solver", "min_step", "max_step")
 OPTIONS = tuple(dict.fromkeys((*ADAPTIVE, *ADAMS, *SCIPY)))
 """All of them."""
 
-_STEPS = ("first_step", "step_size", "min_step", "max_step", "max_num_steps")
+_STEPS = ("first_step", "step_size", "min_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor")
 MAX_NUM_STEPS = 2**31 - 1
 """torchdiffeq's default of ``max_num_steps``."""
 
@@ -94,13 +94,11 @@ def read_options(
         dtmin=_positive(given.get("min_step")),
         dtmax=_finite(given.get("max_step")),
         maxiters=given.get("max_num_steps", MAX_NUM_STEPS),
+        controller=_controller(method, given),
     )
     if given.get("step_size") is not None and given.get("grid_constructor") is not None:
         raise InputError(f"{name}: step_size and grid_constructor exclude each other; pass one of them")
     further = StepOptions(
-        safety=given.get("safety"),
-        ifactor=given.get("ifactor"),
-        dfactor=given.get("dfactor"),
         step_t=_times(given.get("step_t"), f"{name}: step_t"),
         jump_t=_times(given.get("jump_t"), f"{name}: jump_t"),
         norm=_norm(given.get("norm"), name),
@@ -119,7 +117,8 @@ def read_options(
 def refuse_beyond_steps(options: dict[str, Any] | None, name: str) -> None:
     """
     Raises:
-        UnsupportedError: an option other than a step size, a bound of it or a count, for samples solved one by one.
+        UnsupportedError: an option other than a step size, a bound of it, a count or a factor of the
+            controller, for samples solved one by one.
     """
     others = sorted(set(options or ()) - set(_STEPS))
     if others:
@@ -129,7 +128,13 @@ def refuse_beyond_steps(options: dict[str, Any] | None, name: str) -> None:
 
 
 def _plain_control(method: Method) -> StepControl:
-    return StepControl(adaptive=method.adaptive, maxiters=MAX_NUM_STEPS)
+    return StepControl(adaptive=method.adaptive, maxiters=MAX_NUM_STEPS, controller=_controller(method, {}))
+
+
+def _controller(method: Method, given: dict[str, Any]) -> IntegralController | None:
+    """torchdiffeq's, of methods that take it; of others where the user says something about it."""
+    factors = {name: given[name] for name in ("safety", "ifactor", "dfactor") if given.get(name) is not None}
+    return IntegralController(**factors) if factors or method.has_pi_controller else None
 
 
 def _check_names(method: Method, options: dict[str, Any], taken: tuple[str, ...], name: str) -> None:

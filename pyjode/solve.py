@@ -22,7 +22,16 @@ from pyjode.callbacks import has_callbacks
 from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.julia.values import Options, is_julia
-from pyjode.engines.request import Adjoint, Answer, Request, StepControl, StepOptions, Tolerances, cpu_times
+from pyjode.engines.request import (
+    Adjoint,
+    Answer,
+    IntegralController,
+    Request,
+    StepControl,
+    StepOptions,
+    Tolerances,
+    cpu_times,
+)
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.events import Event, checked_events
 from pyjode.independent import BATCHINGS, independent_solution, refuse_progress, sample_layout, solve_batch
@@ -78,6 +87,7 @@ def solve(
     dtmin: float | None = None,
     dtmax: float | None = None,
     maxiters: int = 100_000,
+    controller: str | None = None,
     dense: bool = True,
     sensealg: str | SenseAlg | None = None,
     adjoint_method: str | None = None,
@@ -105,6 +115,10 @@ def solve(
         adaptive: ``False`` for fixed steps of ``dt`` with an adaptive method; the method's own default.
         dtmin, dtmax: bounds of an adaptive step.
         maxiters: most steps tried.
+        controller: of an explicit Runge-Kutta method's step size: ``"PI"``, Julia's, or ``"I"``, torchdiffeq's and
+            diffrax's (see :class:`pyjode.engines.request.IntegralController`). By default ``"PI"`` in float64, ``"I"``
+            in float32: there the error estimate has rounding noise, which keeps a PI controller's steps up to two times
+            too small. Other methods have controllers of their own.
         dense: whether ``solution(t)`` will be used.
         sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`); by default ``DiscreteAdjoint`` for explicit
             Runge-Kutta methods, else the adjoint that is trusted and cheap for the method (see :mod:`pyjode.trust`).
@@ -145,7 +159,7 @@ def solve(
             "adjoint_method": adjoint_method,
             "check_gradient": check_gradient,
         }
-        other |= {"events": events, "progress": progress, "batching": alone}
+        other |= {"controller": controller, "events": events, "progress": progress, "batching": alone}
         return _solve_of_julia(problem, method, given, [name for name, x in other.items() if x], engine, throw)
     layout = sample_layout(problem.y0) if alone else StateLayout.of(problem.y0)
     t0, t1 = (_time(t, "tspan") for t in problem.tspan)
@@ -154,7 +168,10 @@ def solve(
     grid, saved = _save_times(saveat, t0, t1)
     chosen = choose_engine(engine)
     found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
-    steps = step_control(found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters)
+    steps = step_control(
+        found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters,
+        controller=_controller(controller, found, layout.dtype, chosen.name),
+    )  # fmt: skip
     adjoint = adjoint_for(
         chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
     )
@@ -284,6 +301,7 @@ def step_control(
     dtmin: float | None = None,
     dtmax: float | None = None,
     maxiters: int = 100_000,
+    controller: IntegralController | None = None,
 ) -> StepControl:
     """Step control for ``method``, checked.
 
@@ -295,13 +313,27 @@ def step_control(
             raise InputError(f"{name} is {value}; it must be positive and finite")
     if adaptive and not method.adaptive:
         raise InputError(f"method {method.name!r} has fixed steps only: leave adaptive out and pass dt")
+    adaptive = method.adaptive if adaptive is None else adaptive
     return StepControl(
-        adaptive=method.adaptive if adaptive is None else adaptive,
+        adaptive=adaptive,
         dt=None if dt is None else float(dt),
         dtmin=dtmin,
         dtmax=dtmax,
         maxiters=int(maxiters),
+        controller=controller if adaptive else None,
     )
+
+
+def _controller(asked: str | None, method: Method, dtype: torch.dtype, engine: str) -> IntegralController | None:
+    if asked is None:
+        integral = engine == "julia" and method.has_pi_controller and dtype == torch.float32
+        return IntegralController() if integral else None
+    _one_of(asked, ("I", "PI"), "controller")
+    if not method.has_pi_controller:
+        raise UnsupportedError(f"{method.name} has a step size controller of its own, or none: leave controller out")
+    if asked == "PI" and engine == "torchdiffeq":
+        raise UnsupportedError('the embedded engine has an integral controller: leave controller out, or pass "I"')
+    return IntegralController() if asked == "I" else None
 
 
 def tolerances(rtol: float | Tensor, atol: float | Tensor, layout: StateLayout) -> Tolerances:
@@ -429,7 +461,10 @@ def _complete_adjoint(
     default_rtol, default_atol = adjoint_tolerances(_smallest(rtol), _smallest(atol), method, torch.finfo(dtype).eps)
     if adjoint_steps is None:
         fixed = not solver.adaptive or (solver is method and not steps.adaptive)
-        adjoint_steps = replace(steps, dtmin=None, dtmax=None) if fixed else StepControl(True, maxiters=steps.maxiters)
+        adaptive = StepControl(
+            True, maxiters=steps.maxiters, controller=steps.controller if solver.has_pi_controller else None
+        )
+        adjoint_steps = replace(steps, dtmin=None, dtmax=None) if fixed else adaptive
     return Adjoint(
         sensealg=chosen,
         method=solver,

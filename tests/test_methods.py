@@ -179,6 +179,8 @@ def test_julia_agrees(name, julia_eval):
 LEFT_OUT = re.compile(
     r"SplitEuler|SBDF\d?|IMEX\w+|ARS\d+|BHR553|IRKC|D(FBDF|ABDF2|ImplicitEuler|NordsieckBDF)|Tsit5DA"
     r"|HybridExplicitImplicitRK|ExplicitRK|JVODE|pRRK\d+|DefaultImplicitODEAlgorithm|Predictor"
+    # Wrong in place: see pyjode/methods.py.
+    r"|RKV76IIa"
     # Exported, and no algorithms.
     r"|\w*Cache|full_cache|\w+Tableau"
 )

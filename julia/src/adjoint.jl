@@ -16,6 +16,7 @@ struct AdjointArgs
     dt::Float64
     adaptive::Int
     maxiters::Int
+    factors::Factors
     want_t::Int
     du0::Ptr{Cvoid}          # out, (n,)
     dp::Ptr{Cvoid}           # out, (np,)
@@ -52,7 +53,7 @@ function continuous_adjoint end
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, sensealg) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
     cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
-    watched = Watched(alg, load_options(a.options), s)
+    watched = Watched(alg, a.factors, load_options(a.options), s)
     r.joint, r.kept = a.joint == 1, false
     λ0, dp = try
         continuous_adjoint(s.sol, watched, sensealg, ts, cotangents, a)

@@ -158,7 +158,7 @@ function solve_until(a::SolveArgs, e::UntilArgs, r::RHS, prob::ODEProblem, alg, 
         save_everystep = true, callback = stop_at(crossings, e.interp_points), verbose = SILENT,
         internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
     )
-    tune!(integrator, options)
+    tune!(integrator, a.factors)
     cut_first_step!(integrator)
     sol = solve_telling!(integrator, options, r)
     return integrator, sol

@@ -19,6 +19,7 @@ struct SolveArgs
     dtmin::Float64
     dtmax::Float64
     maxiters::Int
+    factors::Factors
     with_jac::Int
     stop_at_ts::Int     # 1: steps end at every save point
     dense::Int          # 1: keep the solution for dense output and adjoints
@@ -72,7 +73,7 @@ function forward(a::SolveArgs, r::RHS{T}, alg, ts::Vector{Float64}, abstol, relt
     options = load_options(a.options)
     r.lowest, r.highest = options === nothing ? (-Inf, Inf) : (options.lowest, options.highest)
     kept = a.reuse == 1 ? r.integrator : nothing
-    if kept isa Kept && kept.alg === alg && kept.tolerances === typeof((abstol, reltol))
+    if kept isa Kept && kept.alg === alg && kept.tolerances === typeof((abstol, reltol)) && kept.factors === a.factors
         # Whatever goes wrong, a broken integrator is not used again.
         r.integrator = nothing
         u0 = unsafe_wrap(Vector{T}, Ptr{T}(a.u0), r.n)
@@ -93,10 +94,10 @@ function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, rel
         saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT,
         internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
     )
-    tune!(integrator, options)
+    tune!(integrator, a.factors)
     report = complete!(a, r, integrator, ts, options)
     if a.reuse == 1 && dense && report.success == 1 && known_tableau(alg, T)
-        r.integrator = Kept(alg, typeof((abstol, reltol)), integrator)
+        r.integrator = Kept(alg, typeof((abstol, reltol)), a.factors, integrator)
     end
     return report
 end
@@ -109,6 +110,7 @@ nobody needs the problem of the solution (the continuous adjoints do).
 struct Kept
     alg::Any
     tolerances::Type
+    factors::Factors
     integrator::Any
 end
 

@@ -43,6 +43,7 @@ struct IndependentArgs
     dtmin::Float64
     dtmax::Float64
     maxiters::Int
+    factors::Factors
     with_jac::Int
     stop_at_ts::Int
     keep::Int            # KEEP_NOTHING, KEEP_STEPS or KEEP_SOLUTIONS
@@ -144,11 +145,13 @@ function new_integrator(a::IndependentArgs, r::RHS{T}, alg, abstol, reltol, ts::
     dense = a.keep == KEEP_SOLUTIONS
     # calck: save points ask for the interpolant. Saving is on, though nothing is saved: that is where lazy methods forget
     # the last step's further stages.
-    return SciMLBase.init(
+    integrator = SciMLBase.init(
         prob, alg; abstol, reltol, dt, tstops = a.stop_at_ts == 1 ? ts[:, b] : Float64[], adaptive = a.adaptive == 1,
         dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, t1 - t0), maxiters = a.maxiters, saveat = Float64[], dense,
         save_everystep = dense, save_start = dense, save_end = dense, calck = true, verbose = SILENT
     )
+    tune!(integrator, a.factors)
+    return integrator
 end
 
 "As if `integrator` were made for sample `b`, without what making one costs; and solves it."
@@ -251,6 +254,7 @@ struct IndependentAdjointArgs
     dt::Float64
     adaptive::Int
     maxiters::Int
+    factors::Factors
     want_t::Int
     threads::Int
     du0::Ptr{Cvoid}          # out, (batch, n) of torch
@@ -487,7 +491,7 @@ function independent_adjoint(a::IndependentAdjointArgs, kept::Trajectories{T}, a
     failures = fill(IndependentAdjointReport(-1, NaN, 0), workers)
     single = AdjointArgs(
         a.solution, a.alg, a.sensealg, a.joint, C_NULL, a.nt, C_NULL, a.abstol, a.reltol, a.dt, a.adaptive,
-        a.maxiters, a.want_t, C_NULL, C_NULL, C_NULL, C_NULL
+        a.maxiters, a.factors, a.want_t, C_NULL, C_NULL, C_NULL, C_NULL
     )
     messages = fill("", workers)
     crew(min(a.threads, workers), workers, 1) do _, range
@@ -518,7 +522,7 @@ function continuous_sample!(a::IndependentAdjointArgs, single::AdjointArgs, kept
     for m in 1:nt
         GC.@preserve cotangents unsafe_copyto!(column(cotangents, m), first_cotangent + (m - 1) * stride, n)
     end
-    watched = Watched(alg)
+    watched = Watched(alg, a.factors)
     reached = kept.nsaved[b]
     λ0 = zeros(T, n)
     if any(!iszero, view(cotangents, :, (reached + 1):nt))

@@ -11,9 +11,6 @@ struct StepOptions
     dtmin::Float64           # of an adjoint solve; a forward one has its own in `SolveArgs`
     dtmax::Float64
     force_dtmin::Int         # 1: a step of dtmin is accepted whatever its error
-    gamma::Float64           # the controller's safety factor
-    qmin::Float64
-    qmax::Float64
     lowest::Float64          # f is asked for no time, the user's, outside [lowest, highest]
     highest::Float64
     linear::Int              # 1: straight lines between steps
@@ -29,6 +26,19 @@ end
 
 "The mailbox's slots, 8 bytes each: addresses of the state and of y in an adjoint solve; t; dt; what the norm is."
 const SLOT_STATE, SLOT_Y, SLOT_T, SLOT_DT, SLOT_NORM = 1, 2, 3, 4, 5
+
+"""
+The factors of torchdiffeq's step size controller (its safety, dfactor, ifactor), three doubles of the structures that
+Python fills. `gamma` NaN: the method keeps its own controller.
+"""
+struct Factors
+    gamma::Float64
+    qmin::Float64
+    qmax::Float64
+end
+
+const OWN_CONTROLLER = Factors(NaN, NaN, NaN)
+const INTEGRAL_CONTROLLER = Factors(0.9, 0.2, 10.0)
 
 load_options(p::Ptr{StepOptions}) = p == C_NULL ? nothing : unsafe_load(p)
 
@@ -97,18 +107,17 @@ Give the controller torchdiffeq's rule: the next step is dt * clamp(gamma / EEst
 
 Source: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, II.4.
 """
-tune!(integrator, ::Nothing) = nothing
-function tune!(integrator, o::StepOptions)
-    isnan(o.gamma) && return nothing
+function tune!(integrator, factors::Factors)
+    isnan(factors.gamma) && return nothing
     cache = integrator.controller_cache
     hasfield(typeof(cache), :controller) && hasfield(typeof(cache.controller), :basic) ||
         throw(NoSafetyFactor(integrator.alg))
-    cache.controller = tuned(cache.controller, integrator.alg, limited(cache.controller.basic, o))
+    cache.controller = tuned(cache.controller, integrator.alg, limited(cache.controller.basic, factors))
     return nothing
 end
 
-function limited(basic::B, o::StepOptions) where {B <: OrdinaryDiffEqCore.CommonControllerOptions}
-    given = (qmin = o.qmin, qmax = o.qmax, qmax_first_step = o.qmax, gamma = o.gamma)
+function limited(basic::B, f::Factors) where {B <: OrdinaryDiffEqCore.CommonControllerOptions}
+    given = (qmin = f.qmin, qmax = f.qmax, qmax_first_step = f.qmax, gamma = f.gamma)
     return B((get(given, name, getfield(basic, name)) for name in fieldnames(B))...)
 end
 

@@ -37,12 +37,13 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
     ts, u0, ys = [0.0, 0.1, 0.2], ones(T, r.n), zeros(T, r.n, 3)
     abstol, reltol = [1.0e-6], [1.0e-3]
     du0, dp, dts, cotangents = zeros(T, r.n), zeros(T, 1), zeros(3), ones(T, r.n, 3)
+    factors = with_jac ? OWN_CONTROLLER : INTEGRAL_CONTROLLER
     handles = [keep!(r), keep!(alg), keep!(adjoint_alg), keep!(sensealg)]
     GC.@preserve ts u0 ys abstol reltol du0 dp dts cotangents begin
         for dense in (sensealg isa DiscreteAdjoint ? (0, 1, 1, 1) : (0, 1))
             args = SolveArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, adaptive, NaN, NaN, 100, with_jac, 0, dense, sensealg isa DiscreteAdjoint, C_NULL
+                NaN, adaptive, NaN, NaN, 100, factors, with_jac, 0, dense, sensealg isa DiscreteAdjoint, C_NULL
             )
             report = forward(args)
             dense == 0 && continue
@@ -52,7 +53,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
             adjoint(
                 AdjointArgs(
                     report.solution, handles[3], handles[4], 0, pointer(ts), 3, pointer(cotangents), 1.0e-6, 1.0e-3,
-                    NaN, adaptive, 100, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL
+                    NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL
                 )
             )
         end
@@ -72,14 +73,14 @@ function workload_independent(::Type{T}, alg) where {T}
         report = independent(
             IndependentArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), batch, nt, pointer(ys), pointer(abstol),
-                pointer(reltol), 0, NaN, 1, NaN, NaN, 100, 0, 0, keep, 1, 1, pointer(t_reached), pointer(counts)
+                pointer(reltol), 0, NaN, 1, NaN, NaN, 100, INTEGRAL_CONTROLLER, 0, 0, keep, 1, 1, pointer(t_reached), pointer(counts)
             )
         )
         keep == KEEP_NOTHING && continue
         independent_adjoint(
             IndependentAdjointArgs(
                 report.solution, handles[2], handles[3], 0, batch, nt, pointer(ys), pointer(ys), NaN, NaN, NaN, 1, 100,
-                1, 1, pointer(du0), pointer(dp), pointer(dts)
+                INTEGRAL_CONTROLLER, 1, 1, pointer(du0), pointer(dp), pointer(dts)
             )
         )
         push!(handles, report.solution)
@@ -100,7 +101,7 @@ function workload_events(::Type{T}, alg) where {T}
         report = forward_until(
             SolveArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), 2, C_NULL, pointer(abstol), pointer(reltol), 0,
-                NaN, true, NaN, NaN, 100, false, 0, 1, false, C_NULL
+                NaN, true, NaN, NaN, 100, INTEGRAL_CONTROLLER, false, 0, 1, false, C_NULL
             ),
             UntilArgs(
                 1, pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs), pointer(holds), 10,

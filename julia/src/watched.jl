@@ -2,10 +2,11 @@
     Watched(alg)
 
 `alg` that remembers how its last solve ended. `adjoint_sensitivities` returns numbers even where its solve stopped
-half-way; with this the caller can look. Its adjoint solves follow `options`.
+half-way; with this the caller can look. Its adjoint solves follow `factors` and `options`.
 """
 mutable struct Watched{A} <: SciMLBase.AbstractODEAlgorithm
     const alg::A
+    const factors::Factors
     const options::Union{Nothing, StepOptions}
     const forward::Any
     success::Bool
@@ -15,8 +16,8 @@ mutable struct Watched{A} <: SciMLBase.AbstractODEAlgorithm
     naccept::Int
     nreject::Int
 end
-Watched(alg) = Watched(alg, nothing, nothing)
-Watched(alg, options, forward) = Watched(alg, options, forward, false, ReturnCode.Default, NaN, 0, 0, 0)
+Watched(alg, factors) = Watched(alg, factors, nothing, nothing)
+Watched(alg, factors, options, forward) = Watched(alg, factors, options, forward, false, ReturnCode.Default, NaN, 0, 0, 0)
 
 SciMLBase.isadaptive(w::Watched) = SciMLBase.isadaptive(w.alg)
 SciMLBase.isautodifferentiable(w::Watched) = SciMLBase.isautodifferentiable(w.alg)
@@ -27,10 +28,10 @@ SciMLBase.forwarddiffs_model_time(w::Watched) = SciMLBase.forwarddiffs_model_tim
 
 function SciMLBase.__solve(prob::SciMLBase.AbstractODEProblem, w::Watched, args...; kwargs...)
     # A checkpointing sensealg also solves the forward problem again, which is not what the options are for.
-    o = prob.tspan[2] < prob.tspan[1] ? w.options : nothing
+    o, factors = prob.tspan[2] < prob.tspan[1] ? (w.options, w.factors) : (nothing, OWN_CONTROLLER)
     integrator = SciMLBase.__init(prob, w.alg, args...; kwargs..., adjoint_keywords(o, kwargs, prob)...)
     cut_first_step!(integrator)
-    tune!(integrator, o)
+    tune!(integrator, factors)
     sol = has_hooks(o) ? observed_solve!(integrator, adjoint_hooks(o, w.forward)) : SciMLBase.solve!(integrator)
     w.success = SciMLBase.successful_retcode(sol)
     w.retcode = sol.retcode

@@ -24,7 +24,7 @@
             report = PyJODE.forward_until(
                 PyJODE.SolveArgs(
                     handles[1], handles[2], pointer(u0), pointer(ts), length(ts), C_NULL, pointer(abstol),
-                    pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, with_jac, 0, 1, 0, C_NULL
+                    pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, PyJODE.OWN_CONTROLLER, with_jac, 0, 1, 0, C_NULL
                 ),
                 PyJODE.UntilArgs(
                     length(conditions), pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs),

@@ -15,7 +15,7 @@ function solve_batch(pool, alg, u0::Matrix{T}, ts::Matrix{Float64}; threads = 1,
         report = PyJODE.independent(
             PyJODE.IndependentArgs(
                 handles[1], handles[2], pointer(u0), pointer(ts), batch, nt, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, 1, NaN, NaN, maxiters, 0, 0,
+                NaN, 1, NaN, NaN, maxiters, PyJODE.OWN_CONTROLLER, 0, 0,
                 sensealg isa PyJODE.DiscreteAdjoint ? PyJODE.KEEP_STEPS : PyJODE.KEEP_SOLUTIONS, reuse, threads,
                 pointer(t_reached), pointer(counts)
             )
@@ -23,7 +23,7 @@ function solve_batch(pool, alg, u0::Matrix{T}, ts::Matrix{Float64}; threads = 1,
         PyJODE.independent_adjoint(
             PyJODE.IndependentAdjointArgs(
                 report.solution, handles[2], handles[3], 0, batch, nt, pointer(ys), pointer(cotangents), 1.0e-9, 1.0e-8, NaN,
-                1, 1000, 1, threads, pointer(du0), pointer(dp), pointer(dts)
+                1, 1000, PyJODE.OWN_CONTROLLER, 1, threads, pointer(du0), pointer(dp), pointer(dts)
             )
         )
         PyJODE.release!(report.solution)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -276,15 +276,14 @@ def _options(request: Request, steps: StepControl, further: StepOptions | None) 
         options = {"solver": further.solver if further is not None else None, **bounds}
     elif steps.adaptive:
         options = {"max_num_steps": steps.maxiters, "first_step": steps.dt, **bounds}
+        if steps.controller is not None:
+            options |= asdict(steps.controller)
     else:
         options = {"step_size": steps.dt}
     if not layout.is_single_tensor:
         options["norm"] = _largest_leaf_rms(layout)
     if further is not None:
         given = {
-            "safety": further.safety,
-            "ifactor": further.ifactor,
-            "dfactor": further.dfactor,
             "step_t": further.step_t,
             "jump_t": further.jump_t,
             "dtype": further.time_dtype,

@@ -25,6 +25,20 @@ class Tolerances:
 
 
 @dataclass(frozen=True)
+class IntegralController:
+    """The step after one of size h and error estimate e: h clamp(safety e^(-1 / (k + 1)), dfactor, ifactor).
+
+    k is the order of the error estimate. torchdiffeq's and diffrax's controller, with torchdiffeq's names and defaults.
+
+    Source: Hairer, Nørsett, Wanner, Solving Ordinary Differential Equations I, II.4.
+    """
+
+    safety: float = 0.9
+    ifactor: float = 10.0
+    dfactor: float = 0.2
+
+
+@dataclass(frozen=True)
 class StepControl:
     """How steps are chosen. ``None``: the method's or the engine's own default.
 
@@ -34,6 +48,7 @@ class StepControl:
             from save point to save point.
         dtmin, dtmax: bounds of an adaptive step.
         maxiters: most steps tried.
+        controller: of the step size.
     """
 
     adaptive: bool
@@ -41,6 +56,7 @@ class StepControl:
     dtmin: float | None = None
     dtmax: float | None = None
     maxiters: int = 100_000
+    controller: IntegralController | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +64,6 @@ class StepOptions:
     """torchdiffeq's further ``options``, checked (:mod:`pyjode.options`). ``None``: not given.
 
     Attributes:
-        safety, ifactor, dfactor: of the step size controller.
         step_t: times that must be steps' ends, float64.
         jump_t: the same, where f jumps.
         norm: of the error estimate: takes a state (an adjoint state, for an adjoint solve) and returns a number; or
@@ -59,9 +74,6 @@ class StepOptions:
         time_dtype: ``dtype``, ``max_order``, ``max_iters``, ``solver``: as passed, for torchdiffeq.
     """
 
-    safety: float | None = None
-    ifactor: float | None = None
-    dfactor: float | None = None
     step_t: Float64[Tensor, " s"] | None = None
     jump_t: Float64[Tensor, " j"] | None = None
     norm: Callable[..., Any] | str | None = None

@@ -41,7 +41,7 @@ NativeArgs = _structure(
 SolveArgs = _structure(
     "SolveArgs",
     "rhs:i alg:i u0:p ts:p nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d maxiters:i "
-    "with_jac:i stop_at_ts:i dense:i reuse:i options:p",
+    "gamma:d qmin:d qmax:d with_jac:i stop_at_ts:i dense:i reuse:i options:p",
     "``SolveArgs`` of julia/src/forward.jl.",
 )
 UntilArgs = _structure(
@@ -58,12 +58,12 @@ SolveReport = _structure(
 AdjointArgs = _structure(
     "AdjointArgs",
     "solution:i alg:i sensealg:i joint:i ts:p nt:i cotangents:p abstol:d reltol:d dt:d adaptive:i maxiters:i "
-    "want_t:i du0:p dp:p dts:p options:p",
+    "gamma:d qmin:d qmax:d want_t:i du0:p dp:p dts:p options:p",
     "``AdjointArgs`` of julia/src/adjoint.jl.",
 )
 StepOptionsArgs = _structure(
     "StepOptionsArgs",
-    "tstops:p ntstops:i dtmin:d dtmax:d force_dtmin:i gamma:d qmin:d qmax:d lowest:d highest:d linear:i n:i ranges:p "
+    "tstops:p ntstops:i dtmin:d dtmax:d force_dtmin:i lowest:d highest:d linear:i n:i ranges:p "
     "nranges:i norm:p on_step:p on_accept:p on_reject:p slots:p",
     "``StepOptions`` of julia/src/options.jl.",
 )
@@ -75,7 +75,7 @@ AdjointReport = _structure(
 IndependentArgs = _structure(
     "IndependentArgs",
     "rhs:i alg:i u0:p ts:p batch:i nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d "
-    "maxiters:i with_jac:i stop_at_ts:i keep:i reuse:i threads:i t_reached:p counts:p",
+    "maxiters:i gamma:d qmin:d qmax:d with_jac:i stop_at_ts:i keep:i reuse:i threads:i t_reached:p counts:p",
     "``IndependentArgs`` of julia/src/independent.jl.",
 )
 IndependentReport = _structure(
@@ -84,7 +84,7 @@ IndependentReport = _structure(
 IndependentAdjointArgs = _structure(
     "IndependentAdjointArgs",
     "solution:i alg:i sensealg:i joint:i batch:i nt:i ys:p cotangents:p abstol:d reltol:d dt:d adaptive:i maxiters:i "
-    "want_t:i threads:i du0:p dp:p dts:p",
+    "gamma:d qmin:d qmax:d want_t:i threads:i du0:p dp:p dts:p",
     "``IndependentAdjointArgs`` of julia/src/independent.jl.",
 )
 IndependentAdjointReport = _structure(

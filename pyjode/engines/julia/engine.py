@@ -290,7 +290,15 @@ def _nan(value: float | None) -> float:
 
 
 def _step_arguments(steps: StepControl) -> dict[str, Any]:
-    return {"dt": _nan(steps.dt), "adaptive": int(steps.adaptive), "maxiters": steps.maxiters}
+    controller = steps.controller
+    return {
+        "dt": _nan(steps.dt),
+        "adaptive": int(steps.adaptive),
+        "maxiters": steps.maxiters,
+        "gamma": nan if controller is None else controller.safety,
+        "qmin": nan if controller is None else controller.dfactor,
+        "qmax": nan if controller is None else controller.ifactor,
+    }
 
 
 def _tolerance_vectors(request: Request, n: int) -> tuple[Tensor, Tensor, bool]:

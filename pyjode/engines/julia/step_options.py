@@ -22,8 +22,6 @@ from pyjode.errors import InputError, UnsupportedError
 from pyjode.sensealgs import BacksolveAdjoint, InterpolatingAdjoint
 from pyjode.state import StateLayout
 
-# torchdiffeq's defaults, where only some of the three are given.
-_SAFETY, _IFACTOR, _DFACTOR = 0.9, 10.0, 0.2
 _STATE, _Y, _T, _DT, _NORM = range(5)
 
 Range = tuple[int, int, int]
@@ -42,8 +40,7 @@ class BoundOptions:
 
     def __init__(self, n: int, dtype: torch.dtype):
         self.args = StepOptionsArgs(
-            dtmin=math.nan, dtmax=math.nan, gamma=math.nan, qmin=math.nan, qmax=math.nan, lowest=-math.inf,
-            highest=math.inf, n=n,
+            dtmin=math.nan, dtmax=math.nan, lowest=-math.inf, highest=math.inf, n=n
         )  # fmt: skip
         self.calls_python = False
         self.sets_steps = False
@@ -65,13 +62,6 @@ class BoundOptions:
             stops = (sign * torch.cat(times)).sort().values.unique().contiguous()
             self._kept.append(stops)
             self.args.tstops, self.args.ntstops = stops.data_ptr(), len(stops)
-
-    def controller(self, options: StepOptions) -> None:
-        if options.safety is options.ifactor is options.dfactor is None:
-            return
-        self.args.gamma = _SAFETY if options.safety is None else options.safety
-        self.args.qmax = _IFACTOR if options.ifactor is None else options.ifactor
-        self.args.qmin = _DFACTOR if options.dfactor is None else options.dfactor
 
     def norm_of_parts(self, ranges: list[Range]) -> None:
         """The norm is the largest root mean square of these parts."""
@@ -141,7 +131,6 @@ def forward_options(
     if steps.adaptive:
         bound.tstops([x for x in (options.step_t,) if x is not None], sign)
         bound.args.force_dtmin = int(steps.dtmin is not None)
-        bound.controller(options)
     elif not to_event:
         grid = fixed_grid(request, options, steps, ts, u0)
         if grid is not None:
@@ -183,7 +172,6 @@ def adjoint_options(
             interval = torch.stack([start, end]).detach()
             stops.append(_constructed(request, options, interval, u_end))
     bound.tstops(stops, sign)
-    bound.controller(options)
 
     def whole(u: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         """torchdiffeq's adjoint state, in which what this solve has not is zero."""

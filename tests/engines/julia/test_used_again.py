@@ -19,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "loose": {"rtol": 1e-3, "atol": 1e-5},
     "tight": {"rtol": 1e-9, "atol": 1e-11},
     "first step": {"rtol": 1e-6, "atol": 1e-8, "dt": 1e-3},
+    "integral controller": {"rtol": 1e-6, "atol": 1e-8, "controller": "I"},
     "largest step": {"rtol": 1e-6, "atol": 1e-8, "dtmax": 0.05},
 }
 
