@@ -348,8 +348,8 @@ function stiff(f, jac, vjp, vjp_p, y0, t0, ts, scale, params)
         states = reduce(hcat, sol(ts).u)
         with_gradient || return (states, nothing, sol.stats.nf, sol.stats.naccept)
         by_y0, by_p = adjoint_sensitivities(
-            sol, Rodas5P(); t = ts, dgdu_discrete = dg!, sensealg = GaussAdjoint(autojacvec = false), abstol = atol / 10,
-            reltol = rtol / 10,
+            sol, Rodas5P(); t = ts, dgdu_discrete = dg!, sensealg = GaussAdjoint(autojacvec = false),
+            abstol = min(atol / 100, 1.0e-10), reltol = min(rtol / 100, 1.0e-8),  # pyjode's: see pyjode/trust.py
         )
         return (states, vcat(vec(by_y0), vec(by_p)), sol.stats.nf, sol.stats.naccept)
     end

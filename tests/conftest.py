@@ -73,6 +73,9 @@ def no_julia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user who has no Julia and no network, in this process and in those it starts; the test's own folder."""
     from juliapkg.state import STATE
 
+    from pyjode.engines.julia import runtime
+
+    monkeypatch.setattr(runtime, "_runtime", None)  # that of earlier tests
     for name in ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT", "JULIA_DEPOT_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYJODE_CONFIG_DIR", str(tmp_path / "config"))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.adjoint_tolerances import gradient_error
 from pyjode.cli import main
 from pyjode.compare import (
     Adapter,
@@ -86,6 +87,15 @@ def test_the_gradient_of_the_reference_by_finite_differences(name: str) -> None:
     h = 1e-4
     by_differences = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
     assert truth.gradient @ direction == pytest.approx(by_differences, rel=2e-6)
+
+
+@pytest.mark.julia
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hires", "orego", "pollu"])
+def test_the_gradient_of_the_reference_where_variables_differ_in_size(name: str) -> None:
+    problem = find_problem(name)
+    truth = reference(problem, gradient=True)
+    assert gradient_error(problem, truth, "Rodas5P", 1e-9, 1e-2) < 1e-5
 
 
 def _moved(params: tuple[np.ndarray, ...], by: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,76 @@
+"""Gradient errors of stiff methods by how much tighter than the forward solve the adjoint solve is.
+
+    python -m benchmarks.adjoint_tolerances                         # every problem: half an hour
+    python -m benchmarks.adjoint_tolerances --problems orego,hires
+
+What :func:`pyjode.trust.adjoint_tolerances` rests on. Errors are against finite differences of tight solves
+(:func:`pyjode.compare.reference`), in the relative change of each variable; a row has one forward solve's tolerance and
+a column one adjoint's, as the part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+
+import pyjode
+from benchmarks.peers import robertson, van_der_pol
+from pyjode.compare import Problem, Reference, find_problem, reference
+from pyjode.trust import UntrustedGradient
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "robertson": robertson,
+    "van der Pol": van_der_pol,
+    **{name: functools.partial(find_problem, name) for name in ("hires", "orego", "pollu")},
+}
+METHODS = ("Rodas5P", "FBDF", "KenCarp4")
+RTOLS = (1e-4, 1e-6, 1e-8)
+PARTS: dict[str, float | None] = {"the same": 1.0, "1/3": 1 / 3, "1/10": 0.1, "1/100": 0.01, "1e-11": None}
+
+
+def gradient_error(problem: Problem, truth: Reference, method: str, rtol: float, part: float | None) -> float:
+    """Of the loss's gradient by y0 and the parameters."""
+    f = problem.in_torch()
+    y0 = torch.tensor(problem.y0, requires_grad=True)
+    atol = rtol * problem.atol
+    solution = pyjode.solve(
+        pyjode.ODEProblem(f, y0, (problem.t0, problem.t1)),
+        method,
+        saveat=torch.tensor(problem.ts),
+        rtol=rtol,
+        atol=atol,
+        adjoint_rtol=1e-11 if part is None else part * rtol,
+        adjoint_atol=1e-13 if part is None else part * atol,
+        maxiters=1_000_000,
+        engine="julia",
+    )
+    gradients = torch.autograd.grad(truth.loss.torch(solution.ys), (y0, *f.parameters()))
+    return truth.gradient_error(torch.cat([g.reshape(-1) for g in gradients]).numpy())
+
+
+def main() -> None:
+    """Print a table for each problem."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default=",".join(PROBLEMS), help=f"some of: {', '.join(PROBLEMS)}")
+    args = parser.parse_args()
+    for name in args.problems.split(","):
+        if name not in PROBLEMS:
+            parser.error(f"no problem {name!r}; there are {', '.join(PROBLEMS)}")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UntrustedGradient)
+    for name in args.problems.split(","):
+        problem = PROBLEMS[name]()
+        truth = reference(problem, gradient=True)
+        print(f"{name}: {truth.by}\n{'':18}" + "".join(f"{part:>10}" for part in PARTS), flush=True)
+        for method in METHODS:
+            for rtol in RTOLS:
+                errors = (gradient_error(problem, truth, method, rtol, part) for part in PARTS.values())
+                print(f"{method:10}{rtol:8.0e}" + "".join(f"{error:10.1e}" for error in errors), flush=True)
+
+
+if __name__ == "__main__":
+    main()
