@@ -14,7 +14,7 @@ demo: $(VENV)/.demo-installed
 	@$(BIN)/pyjode setup || true
 	$(BIN)/python examples/damped_pendulum.py --epochs $(EPOCHS)
 
-# The two tiers side by side, the output of each in one piece: a test mostly waits for one process's Julia or torch.
+# Lint first; the two tiers side by side, since each is one process on one core; the output of each in one piece.
 test: lint
 	$(MAKE) -j2 --output-sync=target quick slow
 

@@ -1,6 +1,6 @@
 """Gradient errors of stiff methods by how much tighter than the forward solve the adjoint solve is.
 
-    python -m benchmarks.adjoint_tolerances                         # every problem: half an hour
+    python -m benchmarks.adjoint_tolerances                         # every problem: five minutes
     python -m benchmarks.adjoint_tolerances --problems orego,hires
 
 What :func:`pyjode.trust.adjoint_tolerances` rests on. Errors are against finite differences of tight solves

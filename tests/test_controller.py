@@ -51,7 +51,7 @@ def test_the_steps_of_odeint_are_those_of_torchdiffeq(method: str, within: float
     # dopri5's error estimate here is a multiple of torchdiffeq's, and so are its steps after the first two.
     ratios = [a / b for (_, a), (_, b) in zip(found.accepted, expected.accepted, strict=False)][2:11]
     assert len(ratios) == 9 and max(ratios) < (1 + within) * min(ratios), ratios
-    assert method == "dopri5" or abs(ratios[0] - 1) < within
+    assert 0.9 < min(ratios) < 0.95 if method == "dopri5" else abs(ratios[0] - 1) < within
 
 
 @pytest.mark.julia

@@ -93,7 +93,7 @@ def _size(p: np.ndarray) -> np.ndarray:
     largest = float(np.abs(p).max()) if p.size else 1.0
     if p.ndim >= 2:
         return np.full(p.shape, largest or 1.0)
-    # Each entry's own: POLLU's rate constants are from 1e-3 to 4e11.
+    # Each entry's own: POLLU's rate constants span 15 orders of magnitude.
     return np.where(p == 0, largest or 1.0, np.abs(p))
 
 
@@ -169,9 +169,8 @@ def _gradient(problem: Problem, loss: Loss, unit: np.ndarray) -> tuple[np.ndarra
 def _by_differences(problem: Problem, loss: Loss, unit: np.ndarray) -> np.ndarray:
     """Central differences: no adjoint, and no sensitivity equation, is trusted for a stiff problem.
 
-    How far a variable may be moved is not known beforehand (OREGO's y2 starts at 2 and reaches 1500, POLLU's trace
-    species may not become negative), so its derivative is taken with smaller and smaller steps until two agree, or else
-    by the smaller of the two that agree best.
+    How far a variable may be moved is not known beforehand (OREGO's y2 starts at 2 and reaches 1500), so its derivative
+    is taken with smaller and smaller steps until two agree, or else by the smaller of the two that agree best.
 
     Source: Ridders, Adv. Eng. Softw. 4 (1982) 75-76, for the choice; without his extrapolation.
     """

@@ -91,12 +91,12 @@ def test_the_gradient_of_the_reference_by_finite_differences(name: str) -> None:
 
 @pytest.mark.julia
 @pytest.mark.slow
-# Errors of POLLU's adjoint, whose rates span 14 orders of magnitude, were up to 6e-5, the tighter the larger: rounding.
-@pytest.mark.parametrize(("name", "within"), [("hires", 1e-5), ("orego", 1e-5), ("pollu", 1e-4)])
-def test_the_gradient_of_the_reference_where_variables_differ_in_size(name: str, within: float) -> None:
+# Tolerances at which the adjoint is that good: POLLU's has rounding errors, more of them the tighter it is.
+@pytest.mark.parametrize(("name", "rtol", "part"), [("hires", 1e-9, 0.01), ("orego", 1e-9, 0.01), ("pollu", 1e-6, 0.1)])
+def test_the_gradient_of_the_reference_where_variables_differ_in_size(name: str, rtol: float, part: float) -> None:
     problem = find_problem(name)
     truth = reference(problem, gradient=True)
-    assert gradient_error(problem, truth, "Rodas5P", 1e-9, 1e-2) < within
+    assert gradient_error(problem, truth, "Rodas5P", rtol, part) < 1e-5
 
 
 def _moved(params: tuple[np.ndarray, ...], by: np.ndarray) -> tuple[np.ndarray, ...]:
