@@ -3,7 +3,8 @@
     python -m benchmarks.adjoint_tolerances                         # every problem: five minutes
     python -m benchmarks.adjoint_tolerances --problems orego,hires
 
-What :func:`pyjode.trust.adjoint_tolerances` rests on. Errors are against finite differences of tight solves
+What :func:`pyjode.trust.adjoint_tolerances` rests on: the continuous adjoint, by GaussAdjoint. Errors are against
+finite differences of tight solves
 (:func:`pyjode.compare.reference`), in the relative change of each variable; a row has one forward solve's tolerance and
 a column one adjoint's, as the part of it.
 """
@@ -20,7 +21,7 @@ import torch
 import pyjode
 from benchmarks.peers import robertson, van_der_pol
 from pyjode.compare import Problem, Reference, find_problem, reference
-from pyjode.trust import UntrustedGradient
+from pyjode.trust import UntrustedGradient, default_adjoint_method
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "robertson": robertson,
@@ -43,6 +44,8 @@ def gradient_error(problem: Problem, truth: Reference, method: str, rtol: float,
         saveat=torch.tensor(problem.ts),
         rtol=rtol,
         atol=atol,
+        sensealg="GaussAdjoint",
+        adjoint_method=default_adjoint_method(method, "GaussAdjoint"),
         adjoint_rtol=1e-11 if part is None else part * rtol,
         adjoint_atol=1e-13 if part is None else part * atol,
         maxiters=1_000_000,

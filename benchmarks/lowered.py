@@ -139,7 +139,7 @@ def measure(states: int, dtype: torch.dtype) -> dict[str, Any]:
     start = time.perf_counter()
     native = NativeRHS(traced)
     lowering = time.perf_counter() - start
-    table, kept = native.addresses(native.params)
+    table, kept = native.source.addresses(native.params)
     source = native.source
     u, w = y.reshape(-1).clone(), v.reshape(-1).clone()
     du, Ju, Jp = torch.zeros_like(u), torch.zeros_like(u), torch.zeros(source.np, dtype=dtype)

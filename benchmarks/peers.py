@@ -3,6 +3,7 @@
     python -m benchmarks.peers                                  # every case, the table
     python -m benchmarks.peers --cases "mlp 1 x 10,robertson"   # some
     python -m benchmarks.peers --out DIR                        # results.json and results.csv as well
+    python -m benchmarks.peers --apart                          # each library in a process of its own
     python -m benchmarks.peers --clock cpu                      # processor time, on a machine with other work
 
 Forward plus gradient (scipy, and rows marked so, forward only), one tolerance a case, one thread. Medians of calls, a
@@ -11,7 +12,9 @@ and of the gradient against a tight reference in float64 stand beside the times:
 the time over that of pyjode's best row of the case at the case's tolerance, "x by hand" over the hand-written Julia's.
 
 Controllers differ, and so do errors at one tolerance. Where both of pyjode's are below diffrax's, one more row has
-pyjode at the loosest tolerance, of those up to 32 times the case's, where they still are.
+pyjode at the loosest tolerance, of those up to 32 times the case's, where they still are (not with ``--apart``).
+
+Once jax is imported, every solver in that process takes half as long again: short rows are to be read with ``--apart``.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.apart import measure_apart
 from benchmarks.limit import Limit
 from pyjode.compare import Problem, Results, Row, compare, find_problem, register, torch_problem
 
@@ -203,9 +207,8 @@ def measure(case: Case, repeats: int, limit_s: float, say: Callable[[str], None]
         "clock": clock,
         "progress": say,
     }
-    found = [compare(problem, methods=case.methods, modes=("gradient",), **options)]
-    if case.forward:
-        found.append(compare(problem, methods=case.forward, modes=("forward",), **options))
+    modes = (("gradient", case.methods), ("forward", case.forward))
+    found = [compare(problem, methods=methods, modes=(mode,), **options) for mode, methods in modes if methods]
     rows = found[0].rows
     diffrax, ours = _fastest(rows, "diffrax"), _fastest(rows, "pyjode")
     if diffrax is not None and ours is not None and _as_accurate(ours, diffrax):
@@ -271,8 +274,28 @@ def _ms(row: Row | None) -> float | None:
     return None if row is None or row.seconds is None else 1e3 * row.seconds
 
 
+def only(case: Case, libraries: Iterable[str]) -> Case:
+    """The case for some of its libraries."""
+    wanted = set(libraries)
+    return dataclasses.replace(
+        case,
+        methods=tuple(m for m in case.methods if m.partition(":")[0] in wanted),
+        forward=tuple(m for m in case.forward if m.partition(":")[0] in wanted),
+    )
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _apart(name: str, case: Case, args: argparse.Namespace) -> Results:
+    def command(libraries: str, out: Path) -> list[str]:
+        options = ["--cases", name, "--only", libraries, "--out", str(out.parent), "--clock", args.clock]
+        options += ["--repeats", str(args.repeats), "--limit", str(args.limit)]
+        return ["-m", "benchmarks.peers", *options, *(["--no-compile"] if args.no_compile else [])]
+
+    _say(name)
+    return measure_apart(command, (*case.methods, *case.forward), 3, _say)
 
 
 def main() -> None:
@@ -283,6 +306,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take (default 120)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="wall time, or this process's alone")
+    parser.add_argument("--only", help="libraries to measure, of each case's")
+    parser.add_argument("--apart", action="store_true", help="each library in a process of its own, in three rounds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes")
     parser.add_argument("--out", type=Path, help="folder for results.json and results.csv")
     args = parser.parse_args()
@@ -297,7 +322,11 @@ def main() -> None:
         case = CASES[name]
         if args.no_compile:
             case = dataclasses.replace(case, methods=tuple(m for m in case.methods if not m.endswith("+compile")))
-        found.append(measure(case, args.repeats, args.limit, _say, args.clock))
+        if args.only:
+            case = only(case, args.only.split(","))
+        found.append(
+            _apart(name, case, args) if args.apart else measure(case, args.repeats, args.limit, _say, args.clock)
+        )
         if args.out is not None:  # after each case: the next may take long, and be interrupted
             args.out.mkdir(parents=True, exist_ok=True)
             whole = functools.reduce(Results.followed_by, found)

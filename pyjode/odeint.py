@@ -55,7 +55,7 @@ def odeint(
         event_fn: ``event_fn(t, y)``, a tensor; the solve ends where one of its numbers crosses zero. Then ``t`` has
             two entries of which the second only tells the direction. See :func:`pyjode.odeint_event`.
         sensealg: how gradients are computed; by default through the solver's steps (``DiscreteAdjoint``) where the
-            method is an explicit Runge-Kutta one, as torchdiffeq does.
+            method is an explicit Runge-Kutta one, as torchdiffeq does, or a Rosenbrock one and f native.
         batching: ``"joint"``: y0 is one state. ``"independent"``: the first axis of y0 counts samples, each solved
             alone with steps of its own (see :func:`pyjode.solve`); ``t`` may then be of shape ``(B, T)``: times for
             each sample. The states keep their order: ``(T, B, ...)``.
@@ -227,7 +227,7 @@ def _needs_options(func: Callable[..., Any], layout: StateLayout) -> bool:
 
 
 def _with_options(adjoint: Adjoint | None, options: StepOptions | None) -> Adjoint | None:
-    return adjoint if adjoint is None or options is None else replace(adjoint, options=options)
+    return None if adjoint is None else adjoint.with_options(options)
 
 
 def _that_require_grad(params: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:

@@ -149,12 +149,19 @@ class BacksolveAdjoint(SenseAlg):
 class DiscreteAdjoint(SenseAlg):
     """The gradient of the numbers the solver computed: a reverse sweep over its accepted steps, stage by stage.
 
-    For explicit Runge-Kutta methods. Exact to round-off for the discrete solution, at any tolerance; what
-    backpropagation through the solver means, without its tape: only the steps' stages are kept, and there is no stop at
-    each save point. Step sizes count as constants. For a loose solve it is the gradient of that loose solution.
+    For explicit Runge-Kutta methods, and for Rosenbrock methods (Rodas5P and its kin) of a native f. Exact to round-off
+    for the discrete solution, at any tolerance; what backpropagation through the solver means, without its tape: only
+    the steps are kept, and there is no stop at each save point. Step sizes count as constants. For a loose solve it is
+    the gradient of that loose solution.
+
+    A Rosenbrock method's steps depend on f's Jacobian, so their derivative needs f's second derivatives, as products of
+    vectors; pyjode lowers them to Julia with f. Its cost: a step's stages again, and for each stage a linear solve with
+    the step's factors, a vector-Jacobian product and a second-order one (in all no more of these than rows of a block).
 
     Cite: Hairer, Norsett, Wanner, Solving ODEs I (1993), II.6 (derivatives of Runge-Kutta solutions); Kidger, "On
-    neural differential equations", thesis, Oxford (2022), 5.1 (discretise-then-optimise).
+    neural differential equations", thesis, Oxford (2022), 5.1 (discretise-then-optimise); Daescu, Sandu, Carmichael,
+    "Direct and adjoint sensitivity analysis of chemical kinetic systems with KPP: II", Atmos. Environ. 37 (2003), 2.3
+    (Rosenbrock methods).
     """
 
     continuous: ClassVar[bool] = False

@@ -121,7 +121,8 @@ def solve(
             too small. Other methods have controllers of their own.
         dense: whether ``solution(t)`` will be used.
         sensealg: how gradients are computed (see :mod:`pyjode.sensealgs`); by default ``DiscreteAdjoint`` for explicit
-            Runge-Kutta methods, else the adjoint that is trusted and cheap for the method (see :mod:`pyjode.trust`).
+            Runge-Kutta methods and, where f is native, Rosenbrock methods, else the adjoint that is trusted and cheap
+            for the method (see :mod:`pyjode.trust`).
         adjoint_method: solver of the adjoint equation; by default one trusted with the method and sensealg.
         adjoint_rtol, adjoint_atol: its tolerances; by default the forward ones, tighter for stiff methods.
         check_gradient: compare every backward pass with a directional finite difference (two more solves) and warn
@@ -162,10 +163,14 @@ def solve(
         other |= {"controller": controller, "events": events, "progress": progress, "batching": alone}
         return _solve_of_julia(problem, method, given, [name for name, x in other.items() if x], engine, throw)
     layout = sample_layout(problem.y0) if alone else StateLayout.of(problem.y0)
-    t0, t1 = (_time(t, "tspan") for t in problem.tspan)
     if alone and saveat is None:
         raise UnsupportedError('batching="independent": each sample takes steps of its own, so pass saveat')
-    grid, saved = _save_times(saveat, t0, t1)
+    plain = _plain_save_times(saveat, problem.tspan)
+    if plain is None:
+        t0, t1 = (_time(t, "tspan") for t in problem.tspan)
+        grid, saved = _save_times(saveat, t0, t1)
+    else:
+        t0, grid, saved = plain
     chosen = choose_engine(engine)
     found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
     steps = step_control(
@@ -176,8 +181,8 @@ def solve(
         chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
     )
     options = StepOptions() if has_callbacks(problem.f) else None
-    if adjoint is not None and not isinstance(adjoint.sensealg, DiscreteAdjoint):
-        adjoint = replace(adjoint, options=options)
+    if adjoint is not None:
+        adjoint = adjoint.with_options(options)
     request = Request(
         f=problem.f,
         layout=layout,
@@ -411,8 +416,9 @@ def adjoint_for(
 ) -> Adjoint | None:
     """How gradients are computed: what was asked for, completed from the tested table.
 
-    By default the discrete adjoint where there is one (explicit Runge-Kutta methods), unless ``continuous``. ``None``
-    on the embedded engine where nothing was asked for: backpropagation through the solver.
+    By default the discrete adjoint where there is one (explicit Runge-Kutta and Rosenbrock methods), unless
+    ``continuous``; for a Rosenbrock method with what takes its place where f is not native. ``None`` on the embedded
+    engine where nothing was asked for: backpropagation through the solver.
 
     Raises:
         InputError: an unknown name.
@@ -442,16 +448,25 @@ def _complete_adjoint(
     adjoint_steps: StepControl | None,
     continuous: bool,
 ) -> Adjoint | None:
+    otherwise = None
     if sensealg is None:
         if engine == "torchdiffeq":
             return None
-        chosen = DiscreteAdjoint() if has_discrete_adjoint(method) and not continuous else default_sensealg(method)
+        # What is said of an adjoint solve asks for one.
+        asked = method.stiff and not (adjoint_method is None and adjoint_rtol is None and adjoint_atol is None)
+        discrete = has_discrete_adjoint(method) and not continuous and not asked
+        chosen = DiscreteAdjoint() if discrete else default_sensealg(method)
+        if isinstance(chosen, DiscreteAdjoint) and method.stiff:
+            otherwise = _complete_adjoint(
+                engine, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
+                adjoint_steps, True,
+            )  # fmt: skip
     else:
         chosen = find_sensealg(sensealg)
     if isinstance(chosen, DiscreteAdjoint) and engine == "julia" and not has_discrete_adjoint(method):
         raise UnsupportedError(
-            f"DiscreteAdjoint follows the steps of explicit Runge-Kutta methods; {method.name} is none it can follow. "
-            f"Leave sensealg out, or pass {default_sensealg(method)!r}"
+            "DiscreteAdjoint follows the steps of explicit Runge-Kutta and Rosenbrock methods; "
+            f"{method.name} is none it can follow. Leave sensealg out, or pass {default_sensealg(method)!r}"
         )
     if adjoint_method is None:
         adjoint_method = default_adjoint_method(method, chosen) if engine == "julia" else None
@@ -471,6 +486,7 @@ def _complete_adjoint(
         rtol=default_rtol if adjoint_rtol is None else adjoint_rtol,
         atol=default_atol if adjoint_atol is None else adjoint_atol,
         steps=adjoint_steps,
+        otherwise=otherwise,
     )
 
 
@@ -583,6 +599,34 @@ def _time(t: float | Tensor, name: str) -> Tensor:
     return value
 
 
+def _plain_save_times(saveat: Any, tspan: Any) -> tuple[Tensor, Tensor, slice] | None:
+    """t0 and what :func:`_save_times` gives, in a few microseconds, where all is as usual and right; else ``None``."""
+    t0, t1 = tspan
+    if not (isinstance(t0, float | int) and isinstance(t1, float | int) and math.isfinite(t0) and math.isfinite(t1)):
+        return None
+    values = _few_numbers(saveat)
+    if not values or not _increase_or_decrease(values):
+        return None
+    first, last = values[0], values[-1]
+    forwards = t0 <= first <= last <= t1 and t0 < t1
+    if not forwards and not (t0 >= first >= last >= t1 and t0 > t1):
+        return None
+    before = [] if first == t0 else [t0]
+    after = [] if last == t1 else [t1]
+    grid = torch.tensor([*before, *values, *after], dtype=torch.float64)
+    return torch.tensor(t0, dtype=torch.float64), grid, slice(len(before), len(before) + len(values))
+
+
+def _few_numbers(saveat: Any) -> list[float] | None:
+    """A vector or list of at most _SHORT float64 numbers, not to be differentiated by; ``None``: something else."""
+    if type(saveat) is Tensor:
+        plain = saveat.dtype == torch.float64 and saveat.device.type == "cpu" and not saveat.requires_grad
+        return saveat.tolist() if plain and saveat.ndim == 1 and saveat.shape[0] <= _SHORT else None
+    if type(saveat) is list and len(saveat) <= _SHORT and all(type(x) is float for x in saveat):
+        return saveat
+    return None
+
+
 def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
     """Times for the engine, from ``t0`` to ``t1``, and which of them to save; for ``saveat=None`` just both ends."""
     if bool(t0.detach() == t1.detach()):
@@ -633,14 +677,17 @@ def _all_finite(u: Tensor) -> bool:
 def _plainly_monotonic(values: Tensor) -> bool:
     """Whether all is well, in a few microseconds; what is wrong is for the caller to find out."""
     if len(values) <= _SHORT:
-        listed = values.tolist()
-        first, last, following = listed[0], listed[-1], itertools.islice(listed, 1, None)
-        ordered = all(map(operator.lt if first < last else operator.gt, listed, following))
-    else:
-        array = values.numpy()
-        first, last, steps = float(array[0]), float(array[-1]), array[1:] - array[:-1]
-        ordered = bool((steps > 0).all() or (steps < 0).all())
+        return _increase_or_decrease(values.tolist())
+    array = values.numpy()
+    first, last, steps = float(array[0]), float(array[-1]), array[1:] - array[:-1]
+    ordered = bool((steps > 0).all() or (steps < 0).all())
     # Between two finite ends, what increases strictly is finite: comparisons with NaN are false.
+    return ordered and math.isfinite(first) and math.isfinite(last)
+
+
+def _increase_or_decrease(values: list[float]) -> bool:
+    first, last, following = values[0], values[-1], itertools.islice(values, 1, None)
+    ordered = all(map(operator.lt if first < last else operator.gt, values, following))
     return ordered and math.isfinite(first) and math.isfinite(last)
 
 

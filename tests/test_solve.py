@@ -8,6 +8,7 @@ from torch import nn
 
 import pyjode
 from pyjode import ODEProblem, solve
+from pyjode.solve import _plain_save_times, _save_times, _time
 
 
 def decay(t, y):
@@ -175,3 +176,42 @@ def test_solves_are_logged_for_who_listens(caplog: pytest.LogCaptureFixture) -> 
         solution = solve(problem, saveat=0.5, engine="torchdiffeq")
     (record,) = caplog.records
     assert record.getMessage().startswith(f"dopri5 on torchdiffeq: Success, nf {solution.stats.nfe}, naccept ")
+
+
+@pytest.mark.parametrize("span", [(0.0, 2.0), (2.0, 0.0), (0, 2), (0.5, 1.5), (1.5, 0.5)])
+@pytest.mark.parametrize("times", [[0.5, 1.0, 1.5], [1.5, 0.5], [1.0], [0.0, 2.0], [2.0, 1.0, 0.0], [0.5, 1.0, 1.0]])
+def test_usual_save_times_are_read_the_short_way_and_mean_the_same(span, times):
+    saveat = torch.tensor(times, dtype=torch.float64)
+    ends = [_time(t, "tspan") for t in span]
+    plain = _plain_save_times(saveat, span)
+    if plain is None:  # then something is wrong with it
+        with pytest.raises(pyjode.InputError):
+            _save_times(saveat, *ends)
+        return
+    t0, grid, saved = plain
+    wanted, which = _save_times(saveat, *ends)
+    assert t0 == ends[0] and torch.equal(grid, wanted) and saved == which and grid.dtype == torch.float64
+    as_list = _plain_save_times(times, span)
+    assert as_list is not None and torch.equal(as_list[1], wanted) and as_list[2] == which
+    saveat.zero_()  # the solution's times are its own
+    assert torch.equal(grid, wanted)
+
+
+@pytest.mark.parametrize(
+    ("saveat", "span"),
+    [
+        (torch.tensor([0.5]), (0.0, 1.0)),  # float32
+        (torch.tensor([0.5], dtype=torch.float64, requires_grad=True), (0.0, 1.0)),
+        (torch.tensor([0.5], dtype=torch.float64), (torch.tensor(0.0), 1.0)),
+        (torch.tensor([0.5], dtype=torch.float64), (0.0, float("inf"))),
+        (torch.tensor([float("nan")], dtype=torch.float64), (0.0, 1.0)),
+        (torch.tensor(0.5, dtype=torch.float64), (0.0, 1.0)),
+        ([torch.tensor(0.5)], (0.0, 1.0)),
+        ([], (0.0, 1.0)),
+        ([0.5, float("nan")], (0.0, 1.0)),
+        (0.5, (0.0, 1.0)),
+        (None, (0.0, 1.0)),
+    ],
+)
+def test_other_save_times_are_not_read_the_short_way(saveat, span):
+    assert _plain_save_times(saveat, span) is None

@@ -22,6 +22,7 @@ from pyjode.trust import (
     check_pair,
     default_adjoint_method,
     default_sensealg,
+    has_discrete_adjoint,
 )
 
 NAMES = [m.name for m in methods()]
@@ -75,6 +76,7 @@ SEEN = [
             "GaussAdjoint", "GaussKronrodAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint", "BacksolveAdjoint",
         )
     ],
+    ("Rodas5P", "DiscreteAdjoint", None, "trusted"),
     ("Rodas5P", "GaussAdjoint", None, "trusted"),
     ("Rodas5P", "GaussKronrodAdjoint", None, "trusted"),
     ("Rodas5P", "InterpolatingAdjoint", None, "trusted"),
@@ -121,9 +123,10 @@ def test_hermite_adjoints_are_refused_and_rodas5p_takes_over(name, sensealg):
     assert check_pair(name, sensealg, "Rodas5P").level != "refused"
 
 
-def test_only_explicit_runge_kutta_methods_have_a_discrete_adjoint():
+def test_only_explicit_runge_kutta_and_rosenbrock_methods_have_a_discrete_adjoint():
     for m in methods():
-        assert (check_pair(m, DiscreteAdjoint()).level == "trusted") == (m.kind == "explicit")
+        rosenbrock = m.julia_package == "OrdinaryDiffEqRosenbrock" and has_discrete_adjoint(m)
+        assert (check_pair(m, DiscreteAdjoint()).level == "trusted") == (m.kind == "explicit" or rosenbrock)
         assert default_adjoint_method(m, DiscreteAdjoint()) is None
 
 

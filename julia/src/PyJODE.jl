@@ -9,6 +9,7 @@ module PyJODE
 
 using ADTypes: AutoFiniteDiff
 using FunctionWrappers: FunctionWrapper
+using LinearAlgebra: I, LU, ldiv!, lu!
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, ReturnCode, solve
 using SparseArrays: SparseArrays, SparseMatrixCSC, nonzeros
 import OrdinaryDiffEqCore
@@ -28,6 +29,7 @@ include("events.jl")
 include("watched.jl")
 include("tableau.jl")
 include("discrete_adjoint.jl")
+include("rosenbrock_adjoint.jl")
 include("algorithms.jl")
 include("erased_solution.jl")
 include("adjoint.jl")

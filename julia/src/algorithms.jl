@@ -3,7 +3,7 @@
 baremodule Sandbox
 using Base
 using ADTypes: AutoFiniteDiff
-using ..PyJODE: DiscreteAdjoint
+using ..PyJODE: DiscreteAdjoint, RosenbrockAdjoint
 end
 
 const LOADED = Set{String}()

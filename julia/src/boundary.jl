@@ -17,7 +17,7 @@ function guarded(body)
             MESSAGE[] = "$(in_source.line)\n$(in_source.message)"
             return SOURCE_ERROR
         end
-        unsupported = e isa NotRungeKutta || e isa NoSafetyFactor
+        unsupported = e isa NotRungeKutta || e isa NotRosenbrock || e isa NoSafetyFactor
         MESSAGE[] = unsupported ? sprint(showerror, e) : sprint(showerror, e, catch_backtrace())
         return unsupported ? UNSUPPORTED : JULIA_ERROR
     end
@@ -81,6 +81,16 @@ function c_native_rhs(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
         code = native_code(unsafe_string(source), a.workspace)
         T = a.double == 1 ? Float64 : Float32
         unsafe_store!(handle, keep!(native_rhs(T, code, a.table, a.n, a.np, a.sign, a.blocks)))
+    end
+end
+
+"The second-order products of a right-hand side in generated code: a function `second` of its own source."
+function c_native_second(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
+    return guarded() do
+        a = unsafe_load(args)
+        code = native_code(unsafe_string(source), a.workspace)
+        T = a.double == 1 ? Float64 : Float32
+        unsafe_store!(handle, keep!(native_second(T, code, a.table)))
     end
 end
 
@@ -203,6 +213,7 @@ const C_FUNCTIONS = (
     connect_python = (:c_connect_python, Ptr{Ptr{Cvoid}}, (Ptr{Ptr{Cvoid}},)),
     rhs = (:c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int})),
     native_rhs = (:c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
+    native_second = (:c_native_second, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
     native_pool = (:c_native_pool, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
     source_rhs = (:c_source_rhs, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),
     source_pool = (:c_source_pool, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),

@@ -30,6 +30,18 @@ function workload_rhs(::Type{T}; blocks = 1) where {T}
     return RHS{T}(n, 1, 1.0, blocks, StateFunction{T}(f), VJPFunction{T}(vjp), StateFunction{T}(jac), StateFunction{T}(zero!))
 end
 
+"Of `workload_rhs`: ∂/∂(u, p) vᵀ (A + p₁ I) k."
+function workload_second(::Type{T}, n) where {T}
+    function product(Su, Sp, v, k, κ, u, t)
+        for i in 1:n
+            unsafe_store!(Su, zero(T), i)
+        end
+        unsafe_store!(Sp, sum(unsafe_load(v, i) * unsafe_load(k, i) for i in 1:n))
+        return nothing
+    end
+    return SecondOrder{T}(SecondFunction{T}(product))
+end
+
 # The discrete adjoint three times: integrators are used again once its tableau is known.
 "Solve, and with `sensealg` differentiate, as Python would; returns λ(t0)."
 function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac = false, blocks = 1, adjoint_alg = alg) where {T}
@@ -38,7 +50,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
     abstol, reltol = [1.0e-6], [1.0e-3]
     du0, dp, dts, cotangents = zeros(T, r.n), zeros(T, 1), zeros(3), ones(T, r.n, 3)
     factors = with_jac ? OWN_CONTROLLER : INTEGRAL_CONTROLLER
-    handles = [keep!(r), keep!(alg), keep!(adjoint_alg), keep!(sensealg)]
+    handles = [keep!(r), keep!(alg), keep!(adjoint_alg), keep!(sensealg), keep!(workload_second(T, r.n))]
     GC.@preserve ts u0 ys abstol reltol du0 dp dts cotangents begin
         for dense in (sensealg isa DiscreteAdjoint ? (0, 1, 1, 1) : (0, 1))
             args = SolveArgs(
@@ -53,7 +65,7 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
             adjoint(
                 AdjointArgs(
                     report.solution, handles[3], handles[4], 0, pointer(ts), 3, pointer(cotangents), 1.0e-6, 1.0e-3,
-                    NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL
+                    NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL, handles[5]
                 )
             )
         end

@@ -125,10 +125,15 @@ end
 @inline storage(J::Matrix) = J
 @inline storage(J::SparseMatrixCSC) = nonzeros(J)
 
+# Entries would be others than meant. OrdinaryDiffEqDifferentiation's extension for sparse matrices is not loaded while
+# PyJODE's own extensions are compiled: its Jacobians are full there.
+other_entries() = ccall(:jl_generating_output, Cint, ()) == 1 || error("the solver's Jacobian has not the entries of its prototype")
+
 function (g::Jacobian{T})(J, u, p, t) where {T}
     r = g.r
     poll()
     x = storage(J)
+    length(x) == r.n * (r.n ÷ r.blocks) || other_entries()
     GC.@preserve x u begin
         r.jac(pointer(x), dataptr(u), user_time(r, t))
         flip!(r, pointer(x), length(x))

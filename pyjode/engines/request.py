@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyjode.hash_once import hash_once
 from pyjode.methods import Method
-from pyjode.sensealgs import SenseAlg
+from pyjode.sensealgs import DiscreteAdjoint, SenseAlg
 from pyjode.state import StateLayout
 
 
@@ -97,6 +97,8 @@ class Adjoint:
         rtol, atol: its tolerances; on the embedded engine whatever torchdiffeq takes.
         steps: its step control.
         options: torchdiffeq's further options of it.
+        otherwise: what takes its place where the sensealg, which nobody asked for, is beyond the right-hand side: the
+            discrete adjoint of a Rosenbrock method needs second derivatives of f in Julia.
     """
 
     sensealg: SenseAlg
@@ -105,6 +107,15 @@ class Adjoint:
     atol: Any
     steps: StepControl
     options: StepOptions | None = None
+    otherwise: Adjoint | None = None
+
+    def with_options(self, options: StepOptions | None) -> Adjoint:
+        """The same with ``options`` of the adjoint solve, where there is one."""
+        if options is None:
+            return self
+        if self.otherwise is not None:
+            return replace(self, otherwise=self.otherwise.with_options(options))
+        return self if isinstance(self.sensealg, DiscreteAdjoint) else replace(self, options=options)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pyjode.rhs.lower_steps import JULIA_TYPES, Builder
 from pyjode.rhs.lower_values import Buffer, Literal, NotLowerable, Time, Value, View, numel, whole
 from pyjode.rhs.trace import TracedRHS
 
-__all__ = ["NativeSource", "NotLowerable", "lower"]
+__all__ = ["NativeSource", "NotLowerable", "lower", "lower_second"]
 
 _MAX_NODES = 4000
 
@@ -36,7 +36,8 @@ class NativeSource:
     Attributes:
         source: Julia functions ``f(du, u, t, w, c)``, ``vjp_u(Ju, v, u, t, w, c)``, ``vjp_p(Jp, v, u, t, w, c)``,
             ``vjp_up(Ju, Jp, v, u, t, w, c)`` and, where f depends on t, ``tgrad(out, u, t, w, c)``: pointers, the time,
-            a workspace and a table of addresses. Equal source is equal code, whatever the tensors.
+            a workspace and a table of addresses; or ``second`` alone (see :func:`lower_second`). Equal source is equal
+            code, whatever the tensors.
         workspace: bytes that the functions need at ``w``, aligned to 64.
         dtype: of the state.
         n: entries of the state.
@@ -59,6 +60,19 @@ class NativeSource:
         """
         return tuple(x.data_ptr() for x in (*params, *self.constants))
 
+    def addresses(self, params: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The table as a tensor.
+
+        Args:
+            params: values of the parameters.
+
+        Returns:
+            The table, int64, and the tensors it points into. Both must live, where they are, as long as the table is
+            used; ask again for each solve, for a tensor may get new memory (``p.data = ...``).
+        """
+        values = tuple(p.detach().to(self.dtype).contiguous() for p in params)
+        return torch.tensor([*self.table(values), 0], dtype=torch.int64), values
+
 
 def lower(traced: TracedRHS) -> NativeSource:
     """
@@ -77,6 +91,17 @@ def lower(traced: TracedRHS) -> NativeSource:
     return _Lowering(traced).run()
 
 
+def lower_second(traced: TracedRHS) -> NativeSource:
+    """The second-order products of a right-hand side that :func:`lower` has taken:
+    ``second(Su, Sp, v, k, s, u, t, w, c)`` writes the derivatives by u and by the parameters of
+    v^T (df/du k + s df/dt).
+
+    Raises:
+        NotLowerable: an operator of the second derivative has no Julia code.
+    """
+    return _Lowering(traced).second()
+
+
 class _Lowering:
     def __init__(self, traced: TracedRHS):
         self.traced = traced
@@ -88,6 +113,7 @@ class _Lowering:
         self.workspace = 0
 
     def run(self) -> NativeSource:
+        """f, its vector-Jacobian products and df/dt."""
         traced = self.traced
         t, u, params = traced._t0, traced._u0, traced.params
         v = torch.ones_like(u)
@@ -103,7 +129,19 @@ class _Lowering:
         if traced.depends_on_time:
             graph = _ready(_time_gradient(traced), (t, u, *params))
             sources.append(self.function("tgrad", graph, ["u"], [("out", 1)]))
-        constants = tuple(self.table[len(params) :])
+        return self.finished(sources)
+
+    def second(self) -> NativeSource:
+        """The second-order products alone."""
+        traced = self.traced
+        t, u, params = traced._t0, traced._u0, traced.params
+        v, k, s = torch.ones_like(u), torch.ones_like(u), torch.ones((), dtype=self.dtype)
+        graph = _ready(traced.second_graph(), (t, u, v, k, s, *params))
+        source = self.function("second", graph, ["v", "k", "s", "u"], [("Su", 1), ("Sp", len(params))])
+        return self.finished([source])
+
+    def finished(self, sources: list[str]) -> NativeSource:
+        constants = tuple(self.table[len(self.traced.params) :])
         return NativeSource("\n".join(sources), self.workspace, self.dtype, self.n, self.np, constants)
 
     def function(
@@ -111,13 +149,15 @@ class _Lowering:
     ) -> str:
         """
         Args:
-            graph: of ``(t, u, *params)`` or ``(t, u, v, *params)``.
-            inputs: the state's vectors as the function's arguments come: "u", or "v" and "u".
+            graph: of ``(t, u, *params)``, ``(t, u, v, *params)`` or ``(t, u, v, k, s, *params)``.
+            inputs: the vectors as the function's arguments come: "u", "v" and "u", or "v", "k", "s" and "u" ("s" points
+                to one number, the others to the state's size).
             outputs: names of the results, with the number of the graph's outputs that each holds, end to end.
         """
         builder = Builder(self.dtype, self.table, self.live)
-        state = {x: whole(Buffer(x, "input", self.dtype, self.n), (self.n,)) for x in inputs}
-        arguments: list[Value] = [Time((), self.dtype), *(state[x] for x in ("u", "v") if x in state)]
+        shapes: dict[str, tuple[int, ...]] = {x: () if x == "s" else (self.n,) for x in inputs}
+        given = {x: whole(Buffer(x, "input", self.dtype, numel(shape)), shape) for x, shape in shapes.items()}
+        arguments: list[Value] = [Time((), self.dtype), *(given[x] for x in ("u", "v", "k", "s") if x in given)]
         arguments += [whole(builder.from_table(p).buffer, tuple(p.shape)) for p in self.traced.params]
         results = _Interpreter(graph, builder).run(arguments)
         start = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from pyjode.errors import UnsupportedError
+from pyjode.rhs.graphs import Untraceable
 from pyjode.rhs.interface import RightHandSide, Way
-from pyjode.rhs.lower import NativeSource, lower
+from pyjode.rhs.lower import NativeSource, NotLowerable, lower, lower_second
 from pyjode.rhs.trace import TracedRHS
 
 
@@ -37,19 +38,26 @@ class NativeRHS(RightHandSide):
         self.params = traced.params
         self.depends_on_time = traced.depends_on_time
         self.unused = traced.unused
+        self._second: NativeSource | UnsupportedError | None = None
 
-    def addresses(self, params: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The pointer table of the generated code.
+    @property
+    def second_source(self) -> NativeSource:
+        """Second-order products, for the discrete adjoint of a Rosenbrock method; lowered when first asked for.
 
-        Args:
-            params: values to use for :attr:`params`.
-
-        Returns:
-            The table, int64, and the tensors it points into. Both must live, where they are, as long as the table is
-            used; ask again for each solve, for a tensor may get new memory (``p.data = ...``).
+        Raises:
+            UnsupportedError: a second derivative of f has no Julia code.
         """
-        values = tuple(p.detach().to(self.layout.dtype).contiguous() for p in params)
-        return torch.tensor([*self.source.table(values), 0], dtype=torch.int64), values
+        if self._second is None:
+            try:
+                self._second = lower_second(self.traced)
+            except (NotLowerable, Untraceable, RuntimeError, NotImplementedError) as e:
+                self._second = UnsupportedError(
+                    f"the discrete adjoint of a Rosenbrock method needs f's second derivatives in Julia ({e}); pass "
+                    'sensealg="GaussAdjoint"'
+                )
+        if isinstance(self._second, UnsupportedError):
+            raise self._second
+        return self._second
 
     def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
         return self.traced.f(t, u, params)

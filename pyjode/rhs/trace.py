@@ -164,6 +164,30 @@ class TracedRHS(RightHandSide):
         with torch.no_grad():
             return run(t, u, *params).contiguous()
 
+    def second_graph(self) -> fx.GraphModule:
+        """``(t, u, v, k, s, *params)`` -> derivatives by u and by each parameter of v^T (df/du k + s df/dt).
+
+        Source: reverse mode over reverse mode, since v^T df/du k is the vjp's product with k.
+        """
+        forward = self.forward_graph
+
+        def second(t: Tensor, u: Tensor, v: Tensor, k: Tensor, s: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                t, *inputs = (x.detach().requires_grad_() for x in (t, u, *params))
+                out = forward(t, *inputs)
+                if not out.requires_grad:
+                    return _or_zeros(inputs, (None,) * len(inputs))
+                products = torch.autograd.grad(out, (inputs[0], t), v, create_graph=True, allow_unused=True)
+                further = [(x, d) for x, d in zip(products, (k, s), strict=True) if x is not None and x.requires_grad]
+                if not further:
+                    return _or_zeros(inputs, (None,) * len(inputs))
+                found = torch.autograd.grad([x for x, _ in further], inputs, [d for _, d in further], allow_unused=True)
+                return _or_zeros(inputs, found)
+
+        # Two tensors: one for both would be one input.
+        v, k, s = torch.ones_like(self._u0), torch.ones_like(self._u0), torch.ones((), dtype=self.layout.dtype)
+        return _clean(trace(second, self._t0, self._u0, v, k, s, *self.params))
+
     def _trace_vjp(self) -> fx.GraphModule:
         forward = self.forward_graph
 
@@ -239,8 +263,11 @@ def _forward_graph(
 def _gradients(out: Tensor, inputs: list[Tensor], v: Tensor | None) -> tuple[Tensor, ...]:
     """v^T d(out)/d(input) for each input; zeros where out does not depend on it."""
     if not out.requires_grad:
-        return tuple(torch.zeros_like(x) for x in inputs)
-    found = torch.autograd.grad(out, inputs, v, allow_unused=True)
+        return _or_zeros(inputs, (None,) * len(inputs))
+    return _or_zeros(inputs, torch.autograd.grad(out, inputs, v, allow_unused=True))
+
+
+def _or_zeros(inputs: list[Tensor], found: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import memory, peers
+from benchmarks import apart, memory, peers
 from pyjode.compare import Problem, compare, register
 from pyjode.compare.adapters import base
 from pyjode.compare.results import Results, Row
@@ -119,3 +119,38 @@ def test_memory_is_plotted_and_measured(tmp_path: Path) -> None:
     assert (tmp_path / "memory.png").stat().st_size > 10_000
     f, y0 = memory.Network(), torch.randn(4, memory.FEATURES)
     assert memory.gradient("torchdiffeq odeint", f, y0, 3) > 0
+
+
+def test_libraries_apart_are_one_process_each_but_for_julias_two() -> None:
+    methods = ("pyjode:Tsit5", "diffrax:Tsit5", "Julia by hand:Tsit5", "torchode:Tsit5", "diffrax:Tsit5+vmap")
+    assert apart.processes(methods) == ["pyjode,Julia by hand", "diffrax", "torchode"]
+    assert apart.processes(("diffrax:Tsit5", "pyjode:Tsit5")) == ["diffrax", "pyjode"]
+
+
+def test_rounds_of_processes_run_in_turn_and_are_merged_by_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row("case", "pyjode", "Tsit5", "gradient", 1e-6, 1e-6, 1e-7, 1e-6, 0.0, 1.0, 50, 8, 5)
+    seconds = {"pyjode": iter((3.0, 1.0, 2.0)), "diffrax": iter((9.0, 8.0, 7.0))}
+    ran = []
+
+    def run(command: list[str], **_: object) -> None:
+        library, out = command[1], Path(command[2])
+        ran.append(library)
+        fast = dataclasses.replace(row, library=library, seconds=next(seconds[library]))
+        failed = dataclasses.replace(row, library=library, method="other", seconds=None, status="it failed")
+        Results((fast, failed), {"case, gradient": "truth"}, {"processor": "x"}).to_json(out)
+
+    monkeypatch.setattr(apart.subprocess, "run", run)
+    found = apart.measure_apart(lambda name, out: [name, str(out)], ("pyjode:a", "diffrax:b"), 3, lambda _: None)
+    assert ran == ["pyjode", "diffrax", "diffrax", "pyjode", "pyjode", "diffrax"]
+    assert {(r.library, r.method): r.seconds for r in found.rows} == {
+        ("pyjode", "Tsit5"): 2.0, ("pyjode", "other"): None, ("diffrax", "Tsit5"): 8.0, ("diffrax", "other"): None
+    }  # fmt: skip
+    assert [r.calls for r in found.rows if r.ok] == [15, 15]
+    assert [r.status for r in found.rows if not r.ok] == ["it failed"] * 2
+
+
+def test_a_case_is_cut_to_some_libraries() -> None:
+    case = peers.only(peers.CASES["robertson"], ["pyjode", "scipy"])
+    assert case.methods == ("pyjode:Rodas5P", "pyjode:FBDF")
+    assert case.forward == ("scipy:LSODA", "scipy:Radau")
+    assert peers.only(peers.CASES["robertson"], ["diffrax"]).forward == ()

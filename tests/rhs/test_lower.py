@@ -113,7 +113,7 @@ def test_the_table_holds_parameters_then_constants() -> None:
     assert native.source.np == 3
     assert native.source.table(native.params) == (field.a.data_ptr(), field.b.data_ptr())
     other = torch.rand(6)[::2]
-    table, kept = native.addresses((other,))
+    table, kept = native.source.addresses((other,))
     assert kept[0].is_contiguous()
     assert torch.equal(kept[0], other)
     assert table.tolist()[:2] == [kept[0].data_ptr(), field.b.data_ptr()]

@@ -23,13 +23,14 @@ from pyjode.engines.julia.runtime import runtime
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
 from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl
-from pyjode.errors import SolverError, SolverFailure
+from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.progress import Report
 from pyjode.rhs import build_rhs, remembered_rhs
 from pyjode.rhs.graphs import warm_tracer
 from pyjode.rhs.interface import RightHandSide
-from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint, SenseAlg
+from pyjode.rhs.native import NativeRHS
+from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint
 
 _STATS = ("nf", "naccept", "nreject", "njacs", "nsolve", "nw", "nnonliniter", "nnonlinconvfail")
 _ANY_TIME = (-inf, inf)
@@ -74,6 +75,7 @@ class JuliaEngine:
             # And f's callbacks, which are all that its options are for, have been made.
             solve = _Solve(replace(request, options=None), rhs, params, sign, ends)
         if differentiable:
+            possible_adjoint(request.adjoint, rhs)  # what is impossible is said before anything is solved
             us = _Differentiable.apply(solve, u0, ts, *params)
         else:
             with torch.no_grad():
@@ -120,6 +122,28 @@ def bound_parameters(request: Request, u0: Tensor, ts: Tensor) -> tuple[RightHan
 def start_julia(f: Any) -> None:
     """Start Julia before f is traced: what that needs is imported while Julia loads."""
     runtime(None if hasattr(type(f), "__pyjode_rhs__") else warm_tracer)
+
+
+def possible_adjoint(adjoint: Adjoint | None, rhs: RightHandSide) -> Adjoint | None:
+    """``adjoint``, or what takes its place for this right-hand side.
+
+    Raises:
+        UnsupportedError: it was asked for, and is impossible for this right-hand side.
+    """
+    if adjoint is None or not (isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff):
+        return adjoint
+    try:
+        if not isinstance(rhs, NativeRHS):
+            raise UnsupportedError(
+                "the discrete adjoint of a Rosenbrock method needs f's second derivatives in Julia, and f is "
+                f'{rhs.way}: {rhs.reason}. Pass sensealg="GaussAdjoint"'
+            )
+        rhs.second_source  # noqa: B018
+    except UnsupportedError:
+        if adjoint.otherwise is None:
+            raise
+        return adjoint.otherwise
+    return adjoint
 
 
 def as_backpropagated(rhs: RightHandSide, adjoint: Adjoint | None, dps: list[Tensor]) -> list[Tensor | None]:
@@ -182,6 +206,11 @@ class _Solve:
         self.grid = grid
         return us
 
+    @functools.cached_property
+    def adjoint(self) -> Adjoint | None:
+        """How the backward pass is computed."""
+        return possible_adjoint(self.request.adjoint, self.rhs)
+
     def moved(self, ts: Float64[Tensor, " T"]) -> Moved:
         """The same solve from other values, for :func:`check_gradient`."""
 
@@ -214,7 +243,7 @@ class _Solve:
         self, cotangents: Float[Tensor, "T n"], params: tuple[Tensor, ...], want_t: bool
     ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
         """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
-        adjoint = self.request.adjoint
+        adjoint = self.adjoint
         assert adjoint is not None and self.grid is not None
         self.function.params = params
         layout, julia = self.request.layout, gate()
@@ -232,6 +261,8 @@ class _Solve:
         args.dp = dp.data_ptr()
         args.dts = dts.data_ptr()
         calls_python = self.function.calls_python
+        if isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff:
+            args.second = self.function.second().handle  # type: ignore[union-attr]
         if adjoint.options is not None:
             options = adjoint_options(self.request, adjoint, adjoint.options, params, self.sign * self.grid)
             args.options = options.address
@@ -270,7 +301,7 @@ class _Differentiable(torch.autograd.Function):
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
             check_gradient(ctx.solve.request, ctx.solve.moved(ts), (u0, *params), cotangents, (du0, *dps))
-        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
+        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.adjoint, dps)
         return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
 
 
@@ -278,11 +309,11 @@ def _handle(method: Method) -> int:
     return gate().construct(method.julia_package, method.julia_expr)
 
 
-def _sensealg_handle(sensealg: SenseAlg) -> int:
-    if isinstance(sensealg, DiscreteAdjoint):
-        return gate().construct("", "DiscreteAdjoint()")
-    assert sensealg.julia_expr is not None
-    return gate().construct("SciMLSensitivity", sensealg.julia_expr)
+def _sensealg_handle(adjoint: Adjoint) -> int:
+    if isinstance(adjoint.sensealg, DiscreteAdjoint):
+        return gate().construct("", "RosenbrockAdjoint()" if adjoint.method.stiff else "DiscreteAdjoint()")
+    assert adjoint.sensealg.julia_expr is not None
+    return gate().construct("SciMLSensitivity", adjoint.sensealg.julia_expr)
 
 
 def _nan(value: float | None) -> float:
@@ -352,7 +383,7 @@ def _adjoint_arguments(julia: Gate, adjoint: Adjoint) -> Any:
 def _plain_adjoint_arguments(_: Gate, adjoint: Adjoint) -> Any:
     return AdjointArgs(
         alg=_handle(adjoint.method),
-        sensealg=_sensealg_handle(adjoint.sensealg),
+        sensealg=_sensealg_handle(adjoint),
         joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
         abstol=getattr(adjoint.sensealg, "abstol", None) or adjoint.atol,
         reltol=getattr(adjoint.sensealg, "reltol", None) or adjoint.rtol,

@@ -35,8 +35,8 @@ from pyjode.engines.julia.engine import (
     start_julia,
 )
 from pyjode.engines.julia.gradient_check import Moved, check_gradient
-from pyjode.engines.request import IndependentAnswer, Request
-from pyjode.errors import SolverError, SolverFailure
+from pyjode.engines.request import Adjoint, IndependentAnswer, Request
+from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.rhs import build_rhs
 from pyjode.rhs.host import on_host
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint
@@ -49,6 +49,7 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
 
     Raises:
         EngineUnavailable: Julia does not start.
+        UnsupportedError: an adjoint was asked for that is for one state only.
     """
     refuse_forward_mode()
     if has_callbacks(request.f):
@@ -57,6 +58,7 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
             UserWarning,
             stacklevel=4,
         )
+    request = replace(request, adjoint=_adjoint_of_samples(request.adjoint))
     start_julia(request.f)
     first = request.layout.unflatten(u0[0].detach())
     rhs = build_rhs(request.f, first, float(ts[0, 0].detach()), params=request.params, way=request.rhs_way)
@@ -75,6 +77,16 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
     else:
         us = solve.forward(u0, ts, keep=_KEEP_NOTHING)
     return solve.answer(us)
+
+
+def _adjoint_of_samples(adjoint: Adjoint | None) -> Adjoint | None:
+    if adjoint is None or not (isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff):
+        return adjoint
+    if adjoint.otherwise is None:
+        raise UnsupportedError(
+            f'the discrete adjoint of {adjoint.method.name} is for batching="joint"; pass sensealg="GaussAdjoint"'
+        )
+    return adjoint.otherwise
 
 
 class _Solves:
@@ -172,7 +184,7 @@ class _Solves:
         args = IndependentAdjointArgs(
             solution=self.report.solution,
             alg=_handle(adjoint.method),
-            sensealg=_sensealg_handle(adjoint.sensealg),
+            sensealg=_sensealg_handle(adjoint),
             joint=int(isinstance(adjoint.sensealg, InterpolatingAdjoint | BacksolveAdjoint)),
             batch=self.batch,
             nt=len(cotangents),

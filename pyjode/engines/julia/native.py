@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from ctypes import byref, c_int64
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pyjode.engines.julia.boundary import NativeArgs, gate
 from pyjode.engines.julia.callbacks import parameter_gradients
+from pyjode.rhs.lower import NativeSource
 from pyjode.rhs.native import NativeRHS
 
 _DATA_PTR = operator.methodcaller("data_ptr")
@@ -23,14 +25,15 @@ class NativeFunction:
 
     calls_python = False
     _entry = "native_rhs"
+    _second: NativeSecond | None = None
 
     def __init__(self, rhs: NativeRHS, params: tuple[Tensor, ...], sign: int, with_jac: bool):
         self._rhs = rhs
-        self._table, self._values = rhs.addresses(params)
+        self._source = source = self._source_of(rhs)
+        self._table, self._values = source.addresses(params)
         self._params = params
         self._note_places(params)
         self.n_params = sum(p.numel() for p in params)
-        source = rhs.source
         args = NativeArgs(
             double=int(source.dtype == torch.float64),
             n=source.n,
@@ -44,6 +47,22 @@ class NativeFunction:
         gate().call(self._entry, byref(args), source.source.encode(), byref(handle))
         self.handle = handle.value
 
+    @staticmethod
+    def _source_of(rhs: NativeRHS) -> NativeSource:
+        return rhs.source
+
+    def second(self) -> NativeSecond:
+        """f's second-order products, with the parameters of this function.
+
+        Raises:
+            UnsupportedError: a second derivative of f has no Julia code.
+        """
+        if self._second is None:
+            self._second = NativeSecond(self._rhs, self._params, 1, False)
+            weakref.finalize(self._second, gate().release, self._second.handle)
+        self._second.params = self._params
+        return self._second
+
     @property
     def params(self) -> tuple[Tensor, ...]:
         """Values of ``rhs.params`` that calls use."""
@@ -53,7 +72,7 @@ class NativeFunction:
     def params(self, params: tuple[Tensor, ...]) -> None:
         # The usual case, the same parameters at the same places in memory, in a microsecond.
         if not (self._in_place and all(map(_IS_CONTIGUOUS, params)) and self._addresses(params) == self._pointers):
-            table, self._values = self._rhs.addresses(params)
+            table, self._values = self._source.addresses(params)
             self._table.copy_(table)
             self._note_places(params)
         self._params = params
@@ -63,11 +82,21 @@ class NativeFunction:
         self._in_place = list(map(_DATA_PTR, self._values)) == list(map(_DATA_PTR, params))
 
     def _addresses(self, params: tuple[Tensor, ...]) -> list[int]:
-        return list(map(_DATA_PTR, (*params, *self._rhs.source.constants)))
+        return list(map(_DATA_PTR, (*params, *self._source.constants)))
 
     def parameter_gradients(self, flat: Tensor) -> list[Tensor]:
         """See :func:`pyjode.engines.julia.callbacks.parameter_gradients`."""
         return parameter_gradients(flat, self._params)
+
+
+class NativeSecond(NativeFunction):
+    """f's second-order products (julia/src/rosenbrock_adjoint.jl), which have a source and a table of their own."""
+
+    _entry = "native_second"
+
+    @staticmethod
+    def _source_of(rhs: NativeRHS) -> NativeSource:
+        return rhs.second_source
 
 
 class NativePool(NativeFunction):
