@@ -39,10 +39,6 @@ hours at the reports' sizes. Each script runs the report's full sizes without op
 NOTES = {
     "mnist_three_ways": "This run was halted for minutes while the first ODE net was trained: its times an epoch say "
     "nothing. Those of a shorter, undisturbed one are in [findings.md](../../docs/findings.md).",
-    "cifar10_solvers": "This run was before `odeint` had torchdiffeq's step size controller: Dopri5 takes fewer "
-    "evaluations today.",
-    "regularized": "This run was before float32 solves had an integral step size controller: each row takes fewer "
-    "evaluations today.",
 }
 
 

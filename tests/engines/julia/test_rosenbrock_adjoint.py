@@ -104,7 +104,11 @@ def same(got: list[Tensor], wanted: list[Tensor], rtol: float) -> None:
 TS = torch.tensor([0.0, 0.21, 0.4, 0.43, 0.79, 0.8], dtype=DOUBLE)
 
 
-@pytest.mark.parametrize("name", ROSENBROCK)
+# The others compile for seconds each.
+QUICK = {"Rodas5P", "Rodas4", "ROS3P", "Rodas3P"}
+
+
+@pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in ROSENBROCK])
 def test_every_method_is_the_reverse_of_its_steps(name: str) -> None:
     f, y0 = Driven(2), torch.tensor([0.6, -0.4], dtype=DOUBLE, requires_grad=True)
     ys = fixed_steps(f, name, y0, TS, 4)
@@ -134,6 +138,31 @@ def test_every_shape(shape: tuple[int, ...]) -> None:
     y0 = torch.linspace(-0.5, 0.7, max(1, torch.Size(shape).numel()), dtype=DOUBLE).reshape(shape).requires_grad_()
     ys = fixed_steps(f, "Rodas5P", y0, TS, 4)
     same(gradients(f, y0, ys), gradients(f, y0, by_autograd(f, tableau("Rodas5P"), y0, TS, 4)), 1e-11)
+
+
+LAYERS = {
+    "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "sigmoid": nn.Sigmoid, "mish": nn.Mish,
+    "norm": lambda: nn.Sequential(nn.LayerNorm(4), nn.Tanh()), "softmax": lambda: nn.Softmax(-1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_second_derivatives_of_layers(name: str) -> None:
+    torch.manual_seed(2)
+    f = nn.Sequential(nn.Linear(3, 4), LAYERS[name](), nn.Linear(4, 3)).double()
+
+    class OfState(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = f
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.f(y) - y
+
+    field, y0 = OfState(), torch.tensor([0.6, -0.4, 0.9], dtype=DOUBLE, requires_grad=True)
+    ts = torch.tensor([0.0, 0.3, 0.8], dtype=DOUBLE)
+    wanted = by_autograd(field, tableau("Rodas4"), y0, ts, 2)
+    same(gradients(field, y0, fixed_steps(field, "Rodas4", y0, ts, 2)), gradients(field, y0, wanted), 1e-10)
 
 
 def test_backwards_in_time() -> None:
