@@ -38,7 +38,7 @@ class NativeRHS(RightHandSide):
         self.params = traced.params
         self.depends_on_time = traced.depends_on_time
         self.unused = traced.unused
-        self._second: NativeSource | UnsupportedError | None = None
+        self._second: NativeSource | str | None = None
 
     @property
     def second_source(self) -> NativeSource:
@@ -51,12 +51,13 @@ class NativeRHS(RightHandSide):
             try:
                 self._second = lower_second(self.traced)
             except (NotLowerable, Untraceable, RuntimeError, NotImplementedError) as e:
-                self._second = UnsupportedError(
+                # The words alone: an exception would keep its frames, and what they hold.
+                self._second = (
                     f"the discrete adjoint of a Rosenbrock method needs f's second derivatives in Julia ({e}); pass "
                     'sensealg="GaussAdjoint"'
                 )
-        if isinstance(self._second, UnsupportedError):
-            raise self._second
+        if isinstance(self._second, str):
+            raise UnsupportedError(self._second)
         return self._second
 
     def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:

@@ -220,6 +220,24 @@ def test_it_is_the_default_of_a_native_f_alone() -> None:
             pyjode.solve(problem, "Rodas5P", rhs=way, sensealg="DiscreteAdjoint", **options)
 
 
+def test_without_second_derivatives_the_default_is_continuous(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyjode.rhs import native
+
+    def refuse(_: object) -> None:
+        raise native.NotLowerable("op", "there is no Julia code")
+
+    monkeypatch.setattr(native, "lower_second", refuse)
+    f, y0 = Driven(2), torch.tensor([0.6, -0.4], dtype=DOUBLE, requires_grad=True)
+    problem = pyjode.ODEProblem(f, y0, (0.0, 0.8))
+    options = {"saveat": TS, "engine": "julia", "rtol": 1e-9, "atol": 1e-11}
+    wanted = gradients(f, y0, pyjode.solve(problem, "Rodas5P", sensealg="GaussAdjoint", **options).ys)
+    got = gradients(f, y0, pyjode.solve(problem, "Rodas5P", **options).ys)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    for _ in range(2):
+        with pytest.raises(pyjode.UnsupportedError, match="second derivatives in Julia.*no Julia code"):
+            pyjode.solve(problem, "Rodas5P", sensealg="DiscreteAdjoint", **options)
+
+
 def test_samples_alone_take_the_continuous_adjoint() -> None:
     f, y0 = Driven(2), torch.rand(3, 2, dtype=DOUBLE, requires_grad=True)
     problem = pyjode.ODEProblem(f, y0, (0.0, 0.8))
