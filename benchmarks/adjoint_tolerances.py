@@ -4,9 +4,8 @@
     python -m benchmarks.adjoint_tolerances --problems orego,hires
 
 What :func:`pyjode.trust.adjoint_tolerances` rests on: the continuous adjoint, by GaussAdjoint. Errors are against
-finite differences of tight solves
-(:func:`pyjode.compare.reference`), in the relative change of each variable; a row has one forward solve's tolerance and
-a column one adjoint's, as the part of it.
+finite differences of tight solves (:func:`pyjode.compare.reference`), in the relative change of each variable; a row
+has one forward solve's tolerance and a column one adjoint's, as the part of it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import argparse
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import pyjode
 from benchmarks.peers import robertson, van_der_pol
@@ -33,26 +34,38 @@ RTOLS = (1e-4, 1e-6, 1e-8)
 PARTS: dict[str, float | None] = {"the same": 1.0, "1/3": 1 / 3, "1/10": 0.1, "1/100": 0.01, "1e-11": None}
 
 
-def gradient_error(problem: Problem, truth: Reference, method: str, rtol: float, part: float | None) -> float:
-    """Of the loss's gradient by y0 and the parameters."""
-    f = problem.in_torch()
+def gradient(problem: Problem, truth: Reference, f: Any, method: str, rtol: float, **options: Any) -> Tensor:
+    """Of the loss by y0 and f's parameters, end to end."""
     y0 = torch.tensor(problem.y0, requires_grad=True)
-    atol = rtol * problem.atol
     solution = pyjode.solve(
         pyjode.ODEProblem(f, y0, (problem.t0, problem.t1)),
         method,
         saveat=torch.tensor(problem.ts),
         rtol=rtol,
-        atol=atol,
+        atol=rtol * problem.atol,
+        maxiters=1_000_000,
+        dense=False,
+        engine="julia",
+        **options,
+    )
+    gradients = torch.autograd.grad(truth.loss.torch(solution.ys), (y0, *f.parameters()))
+    return torch.cat([g.reshape(-1) for g in gradients])
+
+
+def gradient_error(problem: Problem, truth: Reference, method: str, rtol: float, part: float | None) -> float:
+    """Of :func:`gradient` by the continuous adjoint, solved at ``part`` of the tolerance; ``None``: at 1e-11."""
+    found = gradient(
+        problem,
+        truth,
+        problem.in_torch(),
+        method,
+        rtol,
         sensealg="GaussAdjoint",
         adjoint_method=default_adjoint_method(method, "GaussAdjoint"),
         adjoint_rtol=1e-11 if part is None else part * rtol,
-        adjoint_atol=1e-13 if part is None else part * atol,
-        maxiters=1_000_000,
-        engine="julia",
+        adjoint_atol=1e-13 if part is None else part * rtol * problem.atol,
     )
-    gradients = torch.autograd.grad(truth.loss.torch(solution.ys), (y0, *f.parameters()))
-    return truth.gradient_error(torch.cat([g.reshape(-1) for g in gradients]).numpy())
+    return truth.gradient_error(found.numpy())
 
 
 def main() -> None:

@@ -324,6 +324,8 @@ def main() -> None:
             case = dataclasses.replace(case, methods=tuple(m for m in case.methods if not m.endswith("+compile")))
         if args.only:
             case = only(case, args.only.split(","))
+            if not (case.methods or case.forward):
+                parser.error(f"none of {args.only} is in {name!r}")
         found.append(
             _apart(name, case, args) if args.apart else measure(case, args.repeats, args.limit, _say, args.clock)
         )

@@ -19,29 +19,10 @@ from typing import Any
 
 import torch
 
-import pyjode
-from benchmarks.adjoint_tolerances import PROBLEMS, RTOLS
+from benchmarks.adjoint_tolerances import PROBLEMS, RTOLS, gradient
 from pyjode.compare import Problem, Reference, reference
 
 SENSEALGS = ("DiscreteAdjoint", "GaussAdjoint")
-
-
-def gradient(problem: Problem, truth: Reference, f: Any, method: str, sensealg: str, rtol: float) -> torch.Tensor:
-    """Of the loss by y0 and the parameters, end to end."""
-    y0 = torch.tensor(problem.y0, requires_grad=True)
-    solution = pyjode.solve(
-        pyjode.ODEProblem(f, y0, (problem.t0, problem.t1)),
-        method,
-        saveat=torch.tensor(problem.ts),
-        rtol=rtol,
-        atol=rtol * problem.atol,
-        sensealg=sensealg,
-        maxiters=1_000_000,
-        engine="julia",
-        dense=False,
-    )
-    gradients = torch.autograd.grad(truth.loss.torch(solution.ys), (y0, *f.parameters()))
-    return torch.cat([g.reshape(-1) for g in gradients])
 
 
 def measured(problem: Problem, truth: Reference, method: str, rtol: float, repeats: int) -> dict[str, Any]:
@@ -50,11 +31,11 @@ def measured(problem: Problem, truth: Reference, method: str, rtol: float, repea
     row: dict[str, Any] = {"problem": problem.name, "method": method, "rtol": rtol}
     times: dict[str, list[float]] = {name: [] for name in SENSEALGS}
     for name in SENSEALGS:
-        row[f"{name} error"] = truth.gradient_error(gradient(problem, truth, f, method, name, rtol).numpy())
+        row[f"{name} error"] = truth.gradient_error(gradient(problem, truth, f, method, rtol, sensealg=name).numpy())
     for i in range(repeats):
         for name in SENSEALGS[:: 1 if i % 2 == 0 else -1]:
             start = time.perf_counter()
-            gradient(problem, truth, f, method, name, rtol)
+            gradient(problem, truth, f, method, rtol, sensealg=name)
             times[name].append(time.perf_counter() - start)
     return row | {f"{name} ms": 1e3 * statistics.median(ts) for name, ts in times.items()}
 

@@ -156,7 +156,8 @@ class DiscreteAdjoint(SenseAlg):
 
     A Rosenbrock method's steps depend on f's Jacobian, so their derivative needs f's second derivatives, as products of
     vectors; pyjode lowers them to Julia with f. Its cost: a step's stages again, and for each stage a linear solve with
-    the step's factors, a vector-Jacobian product and a second-order one (in all no more of these than rows of a block).
+    the step's factors, a vector-Jacobian product and a second-order one (or one for each row of a
+    block, where these are fewer).
 
     Cite: Hairer, Norsett, Wanner, Solving ODEs I (1993), II.6 (derivatives of Runge-Kutta solutions); Kidger, "On
     neural differential equations", thesis, Oxford (2022), 5.1 (discretise-then-optimise); Daescu, Sandu, Carmichael,

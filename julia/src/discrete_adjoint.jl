@@ -47,8 +47,8 @@ function sweep_for(r::RHS{T}, tab::Tableau{T}) where {T}
     return r.sweep = Sweep(r, tab)
 end
 
-"x ← J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp."
-function pull!(s::Sweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
+"J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp. For every sweep with `Ju`, `Jp` and `dp`."
+function pull!(s, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
     r = s.r
     poll()
     Jp = r.np > 0 ? pointer(s.Jp) : Ptr{T}(0)
@@ -65,23 +65,32 @@ function discrete_adjoint!(s::Sweep{T}, sol, tab::Tableau{T}, ts::Vector{Float64
     fill!(s.λ, 0)
     fill!(s.dp, 0)
     fill!(s.pending, 0)
-    m = length(ts)
-    GC.@preserve s for n in length(sol.t):-1:2
-        t0, t1 = sol.t[n - 1], sol.t[n]
-        # Save points at the step's end are its state; beyond it none are left.
-        while m > 1 && ts[m] >= t1
-            s.λ .+= view(cotangents, :, m)
-            m -= 1
-        end
-        first_inside = m + 1
-        while first_inside > 2 && ts[first_inside - 1] > t0
-            first_inside -= 1
-        end
-        step!(s, sol, tab, n, ts, cotangents, first_inside, m)
-        m = first_inside - 1
+    GC.@preserve s backwards!(s.λ, sol.t, ts, cotangents) do n, inside
+        step!(s, sol, tab, n, ts, cotangents, inside)
     end
     GC.@preserve s boundary!(s, sol.u[1], sol.t[1])
     return s.λ, s.dp
+end
+
+"""
+Call `step!(n, inside)` for each step n, the last first, with the numbers of the save points inside it. The cotangents of
+those at a step's end, which are its state, are added to `λ` before.
+"""
+function backwards!(step!::F, λ::Vector{T}, steps, ts::Vector{Float64}, cotangents::Matrix{T}) where {F, T}
+    m = length(ts)
+    for n in length(steps):-1:2
+        while m > 1 && ts[m] >= steps[n]
+            λ .+= view(cotangents, :, m)
+            m -= 1
+        end
+        from = m + 1
+        while from > 2 && ts[from - 1] > steps[n - 1]
+            from -= 1
+        end
+        step!(n, from:m)
+        m = from - 1
+    end
+    return nothing
 end
 
 "Settle the pending cotangent of f(t, u)."
@@ -92,13 +101,13 @@ function boundary!(s::Sweep{T}, u::Vector{T}, t::Float64) where {T}
     return nothing
 end
 
-function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) where {T}
+function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, inside) where {T}
     t0, h = sol.t[n - 1], sol.t[n] - sol.t[n - 1]
     hT = T(h)
     q = stages(tab)
     K = s.K
     fill!(K, 0)
-    for m in from:to
+    for m in inside
         output_weights!(s, tab, (ts[m] - t0) / h)
         for i in 1:q
             iszero(s.w[i]) || axpy!(hT * s.w[i], view(cotangents, :, m), view(K, :, i))
@@ -113,7 +122,7 @@ function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, from, to) w
     for i in 1:q
         iszero(tab.b[i]) || axpy!(hT * tab.b[i], s.λ, view(K, :, i))
     end
-    for m in from:to
+    for m in inside
         s.λ .+= view(cotangents, :, m)
     end
     needed = highest_nonzero(K, q)

@@ -116,8 +116,9 @@ mutable struct RosenbrockSweep{T}
     "Jacobians of the blocks, end to end, then their factors."
     const J::Vector{T}
     const factors::Vector{LU{T, Matrix{T}, Vector{Int}}}
-    const x::Vector{T}
-    const y::Vector{T}
+    "Arguments of a second-order product that stands for several stages."
+    const v::Vector{T}
+    const direction::Vector{T}
     const tgrad::Vector{T}
     const Ju::Vector{T}
     const Jp::Vector{T}
@@ -128,10 +129,9 @@ end
 
 function RosenbrockSweep(r::RHS{T}, second::SecondOrder{T}, tab::RosenbrockTableau{T}) where {T}
     n, s, d = r.n, stages(tab), r.n ÷ r.blocks
-    identity() = lu!(Matrix{T}(I, d, d))
     return RosenbrockSweep{T}(
         r, second, tab, zeros(T, n), zeros(T, r.np), zeros(T, n), zeros(T, n, s), zeros(T, n, s), zeros(T, n, s),
-        zeros(T, n, s), zeros(T, n, max(2, size(tab.η, 1))), zeros(T, n * d), [identity() for _ in 1:(r.blocks)],
+        zeros(T, n, s), zeros(T, n, max(2, size(tab.η, 1))), zeros(T, n * d), [lu!(Matrix{T}(I, d, d)) for _ in 1:(r.blocks)],
         zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, n), zeros(T, r.np), 0, false
     )
 end
@@ -181,19 +181,8 @@ function divide!(s::RosenbrockSweep, x, transposed::Bool)
     return nothing
 end
 
-"dp += (∂f/∂p)ᵀ v at (U, t); (∂f/∂u)ᵀ v is returned."
-function pull!(s::RosenbrockSweep{T}, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
-    r = s.r
-    poll()
-    r.vjp(pointer(s.Ju), r.np > 0 ? pointer(s.Jp) : Ptr{T}(0), v, U, user_time(r, t))
-    flip!(r, pointer(s.Ju), r.n)
-    r.np > 0 && axpy!(T(r.sign), s.Jp, s.dp)
-    s.nvjp += 1
-    return s.Ju
-end
-
 "λ and dp += ∂/∂(u, p) vᵀ (J k + κ ∂g/∂τ), for du/dτ = g."
-function bend!(s::RosenbrockSweep{T}, v::Ptr{T}, k::Ptr{T}, κ::T, u::Vector{T}, t::Float64) where {T}
+function pull_second!(s::RosenbrockSweep{T}, v::Ptr{T}, k::Ptr{T}, κ::T, u::Vector{T}, t::Float64) where {T}
     r, σ = s.r, T(s.r.sign)
     poll()
     # g = σ f(σ τ): σ once before f's Jacobian, twice before its time derivative.
@@ -210,33 +199,21 @@ function discrete_adjoint!(
     ) where {T}
     fill!(s.λ, 0)
     fill!(s.dp, 0)
-    m = length(ts)
-    GC.@preserve s states for n in length(steps):-1:2
-        t0, t1 = steps[n - 1], steps[n]
-        # Save points at the step's end are its state; beyond it none are left.
-        while m > 1 && ts[m] >= t1
-            s.λ .+= view(cotangents, :, m)
-            m -= 1
-        end
-        first_inside = m + 1
-        while first_inside > 2 && ts[first_inside - 1] > t0
-            first_inside -= 1
-        end
-        step!(s, states[n - 1], states[n], t0, t1 - t0, ts, cotangents, first_inside, m)
-        m = first_inside - 1
+    GC.@preserve s states backwards!(s.λ, steps, ts, cotangents) do n, inside
+        step!(s, states[n - 1], states[n], steps[n - 1], steps[n] - steps[n - 1], ts, cotangents, inside)
     end
     return s.λ, s.dp
 end
 
-function step!(s::RosenbrockSweep{T}, u, u1, t0, h, ts, cotangents, from, to) where {T}
+function step!(s::RosenbrockSweep{T}, u, u1, t0, h, ts, cotangents, inside) where {T}
     tab, r = s.tab, s.r
     q = stages(tab)
     fill!(s.λ0, 0)
     fill!(s.D, 0)
-    for m in from:to
+    for m in inside
         save_point!(s, view(cotangents, :, m), (ts[m] - t0) / h, T(h))
     end
-    if isempty(tab.η) && from <= to && !s.linear
+    if isempty(tab.η) && !isempty(inside) && !s.linear
         # Hermite: its terms are f at both ends.
         s.λ .+= pull!(s, pointer(s.D, r.n + 1), pointer(u1), t0 + h)
         s.λ0 .+= pull!(s, pointer(s.D), pointer(u), t0)
@@ -247,7 +224,7 @@ function step!(s::RosenbrockSweep{T}, u, u1, t0, h, ts, cotangents, from, to) wh
         K = view(s.K, :, i)
         iszero(tab.b[i]) || axpy!(tab.b[i], s.λ, K)
         for l in axes(tab.η, 1)
-            from > to || iszero(tab.η[l, i]) || axpy!(tab.η[l, i], view(s.D, :, l), K)
+            isempty(inside) || iszero(tab.η[l, i]) || axpy!(tab.η[l, i], view(s.D, :, l), K)
         end
     end
     s.λ .+= s.λ0
@@ -298,7 +275,7 @@ function stages!(s::RosenbrockSweep{T}, u::Vector{T}, t0::Float64, h::Float64) w
     tab, r = s.tab, s.r
     factorize!(s, u, t0, h)
     tgrad = s.tgrad
-    any(!iszero, tab.d) && GC.@preserve tgrad u r.tgrad(pointer(tgrad), pointer(u), user_time(r, t0))
+    GC.@preserve tgrad u r.tgrad(pointer(tgrad), pointer(u), user_time(r, t0))
     for i in 1:stages(tab)
         U, k = view(s.U, :, i), view(s.k, :, i)
         copyto!(U, u)
@@ -328,11 +305,11 @@ function second_order!(s::RosenbrockSweep{T}, u::Vector{T}, t0::Float64, h::Floa
     if d + 1 >= q
         for i in 1:q
             at = (i - 1) * n + 1
-            bend!(s, pointer(s.μ, at), pointer(s.k, at), T(h) * tab.d[i], u, t0)
+            pull_second!(s, pointer(s.μ, at), pointer(s.k, at), T(h) * tab.d[i], u, t0)
         end
         return nothing
     end
-    v, k = s.x, s.y
+    v, k = s.v, s.direction
     GC.@preserve v k begin
         for row in 1:d
             fill!(v, 0)
@@ -347,7 +324,7 @@ function second_order!(s::RosenbrockSweep{T}, u::Vector{T}, t0::Float64, h::Floa
                     end
                 end
             end
-            bend!(s, pointer(v), pointer(k), zero(T), u, t0)
+            pull_second!(s, pointer(v), pointer(k), zero(T), u, t0)
         end
         iszero(s.tgrad) && return nothing
         fill!(v, 0)
@@ -355,7 +332,7 @@ function second_order!(s::RosenbrockSweep{T}, u::Vector{T}, t0::Float64, h::Floa
         for i in 1:q
             axpy!(T(h) * tab.d[i], view(s.μ, :, i), v)
         end
-        bend!(s, pointer(v), pointer(k), one(T), u, t0)
+        pull_second!(s, pointer(v), pointer(k), one(T), u, t0)
     end
     return nothing
 end

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 from torch import Tensor
 
-from pyjode.errors import UnsupportedError
 from pyjode.rhs.graphs import Untraceable
 from pyjode.rhs.interface import RightHandSide, Way
 from pyjode.rhs.lower import NativeSource, NotLowerable, lower, lower_second
@@ -38,27 +38,15 @@ class NativeRHS(RightHandSide):
         self.params = traced.params
         self.depends_on_time = traced.depends_on_time
         self.unused = traced.unused
-        self._second: NativeSource | str | None = None
 
-    @property
-    def second_source(self) -> NativeSource:
-        """Second-order products, for the discrete adjoint of a Rosenbrock method; lowered when first asked for.
-
-        Raises:
-            UnsupportedError: a second derivative of f has no Julia code.
-        """
-        if self._second is None:
-            try:
-                self._second = lower_second(self.traced)
-            except (NotLowerable, Untraceable, RuntimeError, NotImplementedError) as e:
-                # The words alone: an exception would keep its frames, and what they hold.
-                self._second = (
-                    f"the discrete adjoint of a Rosenbrock method needs f's second derivatives in Julia ({e}); pass "
-                    'sensealg="GaussAdjoint"'
-                )
-        if isinstance(self._second, str):
-            raise UnsupportedError(self._second)
-        return self._second
+    @functools.cached_property
+    def second_source(self) -> NativeSource | str:
+        """Second-order products, for the discrete adjoint of a Rosenbrock method, lowered when first asked for; or why
+        there are none."""
+        try:
+            return lower_second(self.traced)
+        except (NotLowerable, Untraceable, RuntimeError, NotImplementedError) as e:
+            return str(e)
 
     def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
         return self.traced.f(t, u, params)

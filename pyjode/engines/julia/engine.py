@@ -29,6 +29,7 @@ from pyjode.progress import Report
 from pyjode.rhs import build_rhs, remembered_rhs
 from pyjode.rhs.graphs import warm_tracer
 from pyjode.rhs.interface import RightHandSide
+from pyjode.rhs.lower import NativeSource
 from pyjode.rhs.native import NativeRHS
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint
 
@@ -63,8 +64,10 @@ class JuliaEngine:
     def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer:
         rhs, params = bound_parameters(request, u0, ts)
         sign = direction(ts)
-        solve = _Solve(request, rhs, params, sign, ends)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
+        if differentiable:
+            request = with_possible_adjoint(request, rhs)
+        solve = _Solve(request, rhs, params, sign, ends)
         if request.save_steps:
             with torch.no_grad():
                 us = solve.forward(u0, ts, dense=True)
@@ -75,7 +78,6 @@ class JuliaEngine:
             # And f's callbacks, which are all that its options are for, have been made.
             solve = _Solve(replace(request, options=None), rhs, params, sign, ends)
         if differentiable:
-            possible_adjoint(request.adjoint, rhs)  # what is impossible is said before anything is solved
             us = _Differentiable.apply(solve, u0, ts, *params)
         else:
             with torch.no_grad():
@@ -124,26 +126,34 @@ def start_julia(f: Any) -> None:
     runtime(None if hasattr(type(f), "__pyjode_rhs__") else warm_tracer)
 
 
-def possible_adjoint(adjoint: Adjoint | None, rhs: RightHandSide) -> Adjoint | None:
-    """``adjoint``, or what takes its place for this right-hand side.
+def with_possible_adjoint(request: Request, rhs: RightHandSide, *, alone: bool = False) -> Request:
+    """The request, with what takes the place of its adjoint where that is impossible for this right-hand side.
+
+    Args:
+        alone: whether samples are solved each by itself.
 
     Raises:
-        UnsupportedError: it was asked for, and is impossible for this right-hand side.
+        UnsupportedError: the adjoint was asked for, and is impossible.
     """
+    adjoint = request.adjoint
     if adjoint is None or not (isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff):
-        return adjoint
-    try:
-        if not isinstance(rhs, NativeRHS):
-            raise UnsupportedError(
-                "the discrete adjoint of a Rosenbrock method needs f's second derivatives in Julia, and f is "
-                f'{rhs.way}: {rhs.reason}. Pass sensealg="GaussAdjoint"'
-            )
-        rhs.second_source  # noqa: B018
-    except UnsupportedError:
-        if adjoint.otherwise is None:
-            raise
-        return adjoint.otherwise
-    return adjoint
+        return request
+    obstacle = 'it is for batching="joint"' if alone else _no_second_derivatives(rhs)
+    if obstacle is None:
+        return request
+    if adjoint.otherwise is None:
+        raise UnsupportedError(
+            f'the discrete adjoint of {adjoint.method.name}: {obstacle}. Pass sensealg="GaussAdjoint"'
+        )
+    return replace(request, adjoint=adjoint.otherwise)
+
+
+def _no_second_derivatives(rhs: RightHandSide) -> str | None:
+    """Why there is no Julia code for f's second derivatives; ``None``: there is."""
+    needs = "it needs f's second derivatives in Julia"
+    if not isinstance(rhs, NativeRHS):
+        return f"{needs}, and f is {rhs.way}: {rhs.reason}"
+    return None if isinstance(rhs.second_source, NativeSource) else f"{needs}: {rhs.second_source}"
 
 
 def as_backpropagated(rhs: RightHandSide, adjoint: Adjoint | None, dps: list[Tensor]) -> list[Tensor | None]:
@@ -206,11 +216,6 @@ class _Solve:
         self.grid = grid
         return us
 
-    @functools.cached_property
-    def adjoint(self) -> Adjoint | None:
-        """How the backward pass is computed."""
-        return possible_adjoint(self.request.adjoint, self.rhs)
-
     def moved(self, ts: Float64[Tensor, " T"]) -> Moved:
         """The same solve from other values, for :func:`check_gradient`."""
 
@@ -243,7 +248,7 @@ class _Solve:
         self, cotangents: Float[Tensor, "T n"], params: tuple[Tensor, ...], want_t: bool
     ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
         """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
-        adjoint = self.adjoint
+        adjoint = self.request.adjoint
         assert adjoint is not None and self.grid is not None
         self.function.params = params
         layout, julia = self.request.layout, gate()
@@ -301,7 +306,7 @@ class _Differentiable(torch.autograd.Function):
         du0, dts, dps = ctx.solve.backward(cotangents, tuple(params), ctx.needs_input_grad[2])
         if ctx.solve.request.check_gradient:
             check_gradient(ctx.solve.request, ctx.solve.moved(ts), (u0, *params), cotangents, (du0, *dps))
-        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.adjoint, dps)
+        dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
         return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
 
 

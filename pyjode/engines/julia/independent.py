@@ -33,10 +33,11 @@ from pyjode.engines.julia.engine import (
     _tolerance_vectors,
     as_backpropagated,
     start_julia,
+    with_possible_adjoint,
 )
 from pyjode.engines.julia.gradient_check import Moved, check_gradient
-from pyjode.engines.request import Adjoint, IndependentAnswer, Request
-from pyjode.errors import SolverError, SolverFailure, UnsupportedError
+from pyjode.engines.request import IndependentAnswer, Request
+from pyjode.errors import SolverError, SolverFailure
 from pyjode.rhs import build_rhs
 from pyjode.rhs.host import on_host
 from pyjode.sensealgs import BacksolveAdjoint, DiscreteAdjoint, InterpolatingAdjoint
@@ -58,10 +59,10 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
             UserWarning,
             stacklevel=4,
         )
-    request = replace(request, adjoint=_adjoint_of_samples(request.adjoint))
     start_julia(request.f)
     first = request.layout.unflatten(u0[0].detach())
     rhs = build_rhs(request.f, first, float(ts[0, 0].detach()), params=request.params, way=request.rhs_way)
+    request = with_possible_adjoint(request, rhs, alone=True)
     if u0.device.type != "cpu":
         rhs = on_host(rhs)
         request = replace(request, f=rhs, layout=rhs.layout, tolerances=tolerances_on_host(request.tolerances))
@@ -77,16 +78,6 @@ def solve_independent(request: Request, u0: Float[Tensor, "B n"], ts: Float64[Te
     else:
         us = solve.forward(u0, ts, keep=_KEEP_NOTHING)
     return solve.answer(us)
-
-
-def _adjoint_of_samples(adjoint: Adjoint | None) -> Adjoint | None:
-    if adjoint is None or not (isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff):
-        return adjoint
-    if adjoint.otherwise is None:
-        raise UnsupportedError(
-            f'the discrete adjoint of {adjoint.method.name} is for batching="joint"; pass sensealg="GaussAdjoint"'
-        )
-    return adjoint.otherwise
 
 
 class _Solves:

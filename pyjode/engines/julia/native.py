@@ -52,11 +52,7 @@ class NativeFunction:
         return rhs.source
 
     def second(self) -> NativeSecond:
-        """f's second-order products, with the parameters of this function.
-
-        Raises:
-            UnsupportedError: a second derivative of f has no Julia code.
-        """
+        """f's second-order products, with the parameters of this function; there must be code for them."""
         if self._second is None:
             self._second = NativeSecond(self._rhs, self._params, 1, False)
             weakref.finalize(self._second, gate().release, self._second.handle)
@@ -96,6 +92,7 @@ class NativeSecond(NativeFunction):
 
     @staticmethod
     def _source_of(rhs: NativeRHS) -> NativeSource:
+        assert isinstance(rhs.second_source, NativeSource)
         return rhs.second_source
 
 

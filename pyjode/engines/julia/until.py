@@ -24,6 +24,7 @@ from pyjode.engines.julia.engine import (
     _solve_arguments,
     bound_parameters,
     direction,
+    with_possible_adjoint,
 )
 from pyjode.engines.julia.step_options import forward_options
 from pyjode.engines.request import Answer, Request
@@ -136,6 +137,9 @@ def solve_until(
     refuse_forward_mode()
     _refuse_options(request)
     rhs, params = bound_parameters(request, u0, ts)
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
+    if differentiable:
+        request = with_possible_adjoint(request, rhs)
     solve = SolveUntil(request, rhs, params, direction(ts), (-inf, inf))
     with torch.no_grad():
         fired = solve.search(u0, ts, crossings)
@@ -150,7 +154,7 @@ def solve_until(
     if fired and t == float(ts[0].detach()):
         return solve.answer(ts[:1], u0[None]), fired
     times = solve.times(ts, bool(fired))
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params)):
+    if differentiable:
         us = _Differentiable.apply(solve, u0, times, *params)
     else:
         us = solve.forward(u0, times, dense=True)

@@ -261,10 +261,30 @@ def test_parameters_changed_between_solves() -> None:
         )
 
 
+def test_no_other_rosenbrock_method_could_have_one() -> None:
+    others = [m.name for m in methods(kind="stiff") if "Rosenbrock" in m.julia_package and m.name not in ROSENBROCK]
+    assert "Rosenbrock23" in others
+    for name in others:
+        with pytest.raises(pyjode.PyjodeError, match="does not take the steps of one Rosenbrock tableau"):
+            tableau(name)
+
+
+def test_check_gradient_names_the_adjoint_that_took_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyjode.engines.julia import engine
+
+    seen = []
+    monkeypatch.setattr(engine, "check_gradient", lambda request, *_: seen.append(request.adjoint.sensealg))
+    problem = pyjode.ODEProblem(Driven(2), torch.ones(2, dtype=DOUBLE, requires_grad=True), (0.0, 0.3))
+    for way in ("native", "traced"):
+        s = pyjode.solve(problem, "Rodas5P", saveat=[0.3], rhs=way, check_gradient=True, engine="julia")
+        s.ys.sum().backward()
+    assert seen == [pyjode.DiscreteAdjoint(), pyjode.GaussAdjoint()]
+
+
 @pytest.mark.parametrize(
     "name", sorted(m.name for m in methods(kind="stiff") if not has_discrete_adjoint(find_method(m.name)))
 )
 def test_the_others_say_so(name: str) -> None:
     problem = pyjode.ODEProblem(Driven(2), torch.ones(2, dtype=DOUBLE), (0.0, 1.0))
-    with pytest.raises(pyjode.UnsupportedError, match="Rosenbrock"):
+    with pytest.raises(pyjode.UnsupportedError, match=f"{name} is none it can follow"):
         pyjode.solve(problem, name, saveat=[1.0], sensealg="DiscreteAdjoint", engine="julia")
