@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from pyjode.methods import Method
 
 NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
 _ALL = (*NAMES, *(f"{name}_adjoint" for name in NAMES))
+_NAMES = frozenset(_ALL)
 
 Callback = Callable[[Tensor, Any, Tensor], object]
 
@@ -39,10 +40,10 @@ class Callbacks:
 def has_callbacks(f: Any) -> bool:
     """Whether f has a callback, of the forward or the adjoint solve."""
     cls = type(f)
-    if getattr(cls, "__getattr__", None) in (None, nn.Module.__getattr__) and not any(map(partial(hasattr, cls), _ALL)):
+    if getattr(cls, "__getattr__", None) in (None, nn.Module.__getattr__) and not any(map(hasattr, repeat(cls), _ALL)):
         # Asking a module for what it has not takes microseconds, each time.
         held = vars(f) if hasattr(f, "__dict__") else {}
-        if not any(name in held or name in held.get("_modules", ()) for name in _ALL):
+        if _NAMES.isdisjoint(held) and _NAMES.isdisjoint(held.get("_modules", ())):
             return False
     return any(getattr(f, name, None) is not None for name in _ALL)
 

@@ -20,7 +20,7 @@ from pyjode.independent import BATCHINGS, check_times, refuse_progress, sample_l
 from pyjode.methods import find_method
 from pyjode.options import read_options, refuse_beyond_steps
 from pyjode.sensealgs import BacksolveAdjoint, SenseAlg
-from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, tensors, tolerances
+from pyjode.solve import adjoint_for, check_monotonic, raise_on_failure, run, states, tensors, tolerances
 from pyjode.state import StateLayout
 
 
@@ -73,7 +73,7 @@ def odeint(
     chosen = choose_engine(engine)
     request, times = _request(func, y0, t, rtol, atol, method, options, event_fn, batching)
     adjoint = adjoint_for(
-        chosen,
+        chosen.name,
         request.method,
         request.steps,
         request.layout.dtype,
@@ -149,7 +149,7 @@ def odeint_adjoint(
         further = replace(request.options, norm=None)
         adjoint_steps = request.steps if options and request.steps.adaptive else None
     adjoint = adjoint_for(
-        chosen,
+        chosen.name,
         request.method,
         request.steps,
         request.layout.dtype,
@@ -264,4 +264,4 @@ def _solve(
         return unflatten_batch(solve_batch(engine, request, y0, times).us, request.layout)
     answer = run(engine, request, y0, times, progress)
     raise_on_failure(answer, request)
-    return request.layout.unflatten(answer.us)
+    return states(answer, request.layout)

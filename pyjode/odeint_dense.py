@@ -88,7 +88,7 @@ def odeint_dense(
     chosen = choose_engine(engine)
     request, ts = _request(func, y0, torch.stack([start, end.detach()]), rtol, atol, method, options, None)
     adjoint = adjoint_for(
-        chosen,
+        chosen.name,
         request.method,
         request.steps,
         request.layout.dtype,

@@ -23,6 +23,7 @@ from pyjode.door import door
 from pyjode.engines import Engine, choose_engine
 from pyjode.engines.julia.values import Options, is_julia
 from pyjode.engines.request import (
+    ALL,
     Adjoint,
     Answer,
     IntegralController,
@@ -31,6 +32,7 @@ from pyjode.engines.request import (
     StepOptions,
     Tolerances,
     cpu_times,
+    rows,
 )
 from pyjode.errors import InputError, SolverError, SolverFailure, UnsupportedError
 from pyjode.events import Event, checked_events
@@ -167,19 +169,15 @@ def solve(
         raise UnsupportedError('batching="independent": each sample takes steps of its own, so pass saveat')
     plain = _plain_save_times(saveat, problem.tspan)
     if plain is None:
-        t0, t1 = (_time(t, "tspan") for t in problem.tspan)
-        grid, saved = _save_times(saveat, t0, t1)
+        grid, saved = _save_times(saveat, *(_time(t, "tspan") for t in problem.tspan))
     else:
-        t0, grid, saved = plain
+        grid, saved = plain
     chosen = choose_engine(engine)
-    found = find_method(method or ("Tsit5" if chosen.name == "julia" else "dopri5"))
-    steps = step_control(
-        found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters,
-        controller=_controller(controller, found, layout.dtype, chosen.name),
-    )  # fmt: skip
-    adjoint = adjoint_for(
-        chosen, found, steps, layout.dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol
-    )
+    how = (method, rtol, atol, dt, adaptive, dtmin, dtmax, maxiters, controller, adjoint_rtol, adjoint_atol)
+    # What the user chose of the adjoint may have to be warned of, each time.
+    usual = sensealg is None and adjoint_method is None and _PLAIN.issuperset(map(type, how))
+    way = _usual_way if usual else _way
+    found, steps, adjoint = way(chosen.name, layout.dtype, *how, sensealg, adjoint_method)
     options = StepOptions() if has_callbacks(problem.f) else None
     if adjoint is not None:
         adjoint = adjoint.with_options(options)
@@ -211,14 +209,47 @@ def solve(
             chain = solve_chain(chosen, request, happening, u0, grid, max_events=max_events)
         answer = chain.answer
     else:
-        answer = run(chosen, request, problem.y0, grid, progress)
+        answer = run(chosen, request, problem.y0, grid, progress, saved)
     if throw:
         raise_on_failure(answer, request)
-    if saveat is not None:
-        answer = replace(answer, ts=answer.ts[saved], us=answer.us[saved])
     if happening:
-        return _chain_solution(chain, answer, request, chosen)
-    return _solution(answer, request, chosen, problem.y0, t0.reshape(1))
+        return _chain_solution(chain, rows(answer, saved), request, chosen)
+    return _solution(answer, request, chosen, problem.y0, grid)
+
+
+def _way(
+    engine: str,
+    dtype: torch.dtype,
+    method: str | Method | None,
+    rtol: float | Tensor,
+    atol: float | Tensor,
+    dt: float | None,
+    adaptive: bool | None,
+    dtmin: float | None,
+    dtmax: float | None,
+    maxiters: int,
+    controller: str | None,
+    adjoint_rtol: float | None,
+    adjoint_atol: float | None,
+    sensealg: str | SenseAlg | None,
+    adjoint_method: str | None,
+) -> tuple[Method, StepControl, Adjoint | None]:
+    """How to solve and to differentiate: the arguments of :func:`solve` that say so, checked and completed."""
+    found = find_method(method or ("Tsit5" if engine == "julia" else "dopri5"))
+    steps = step_control(
+        found, dt=dt, adaptive=adaptive, dtmin=dtmin, dtmax=dtmax, maxiters=maxiters,
+        controller=_controller(controller, found, dtype, engine),
+    )  # fmt: skip
+    return (
+        found,
+        steps,
+        adjoint_for(engine, found, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol),
+    )
+
+
+# Remembered where all that it depends on are plain values: a small solve takes less time than working it out.
+_usual_way = functools.lru_cache(maxsize=256)(_way)
+_PLAIN = frozenset((str, float, int, bool, type(None)))
 
 
 def _solve_of_julia(
@@ -243,19 +274,29 @@ def _solve_of_julia(
 
 
 def run(
-    engine: Engine, request: Request, y0: Any, ts: Tensor, progress: bool | Callable[[float], Any] = False
+    engine: Engine,
+    request: Request,
+    y0: Any,
+    ts: Tensor,
+    progress: bool | Callable[[float], Any] = False,
+    saved: slice = ALL,
 ) -> Answer:
-    """Check the initial state, flatten it and let the engine solve, telling how far it is.
+    """Check the initial state, flatten it where need be, and let the engine solve, telling how far it is.
+
+    Returns:
+        The states at ``ts[saved]``, to be read with :func:`states`.
 
     Raises:
         InputError: NaN or infinity in ``y0``.
     """
-    u0 = checked_state(request, y0)
+    as_it_is = request.layout.is_single_tensor and request.options is None and not request.save_steps
+    u0 = y0 if as_it_is else request.layout.flatten(y0)
+    _check_finite(u0)
     if progress is False and not log.isEnabledFor(logging.DEBUG):
-        return engine.solve(request, u0, ts)
+        return engine.solve(request, u0, ts, saved)
     started = time.perf_counter()
     with watched(engine, request, ts, progress):
-        answer = engine.solve(request, u0, ts)
+        answer = engine.solve(request, u0, ts, saved)
     counts = ", ".join(f"{name} {count}" for name, count in answer.stats.items() if count)
     milliseconds = 1e3 * (time.perf_counter() - started)
     log.debug("%s on %s: %s, %s, %.3g ms", request.method.name, engine.name, answer.retcode, counts, milliseconds)
@@ -277,9 +318,15 @@ def checked_state(request: Request, y0: Any) -> Tensor:
         InputError: NaN or infinity in it.
     """
     u0 = request.layout.flatten(y0)
-    if not _all_finite(u0.detach()):
-        raise InputError("y0 holds NaN or infinite entries")
+    _check_finite(u0)
     return u0
+
+
+def states(answer: Answer, layout: StateLayout) -> Any:
+    """The nest that an answer's states are."""
+    us = answer.us
+    whole = layout.is_single_tensor and us.shape[1:] == layout.leaves[0].shape
+    return us if whole else layout.unflatten(us)
 
 
 def raise_on_failure(answer: Answer, request: Request) -> None:
@@ -400,7 +447,7 @@ def _spread(name: str, tolerance: Tensor, leaf: Leaf) -> Tensor:
 
 
 def adjoint_for(
-    engine: Engine,
+    engine: str,
     method: Method,
     steps: StepControl,
     dtype: torch.dtype,
@@ -429,7 +476,7 @@ def adjoint_for(
     usual = plain and sensealg is None and adjoint_method is None and adjoint_steps is None
     complete = _usual_adjoint if usual else _complete_adjoint
     return complete(
-        engine.name, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
+        engine, method, steps, dtype, rtol, atol, sensealg, adjoint_method, adjoint_rtol, adjoint_atol,
         adjoint_steps, continuous,
     )  # fmt: skip
 
@@ -511,17 +558,17 @@ def tensors(params: nn.Module | Iterable[Tensor] | None, name: str) -> tuple[Ten
     return listed
 
 
-def _solution(answer: Answer, request: Request, engine: Engine, y0: Any, t0: Tensor) -> Solution:
+def _solution(answer: Answer, request: Request, engine: Engine, y0: Any, ts: Tensor) -> Solution:
     layout = request.layout
     interpolate = answer.interpolate
     if interpolate is not None and answer.us.requires_grad and engine.name == "julia":
 
         def interpolate(times: Tensor) -> Tensor:
-            return differentiable_dense_output(engine, request, y0, t0, times)
+            return differentiable_dense_output(engine, request, y0, ts[:1], times)
 
     return Solution(
         ts=answer.ts,
-        ys=layout.unflatten(answer.us),
+        ys=states(answer, layout),
         stats=Stats.of(answer.stats),
         retcode=answer.retcode,
         t_reached=answer.t_reached,
@@ -599,8 +646,8 @@ def _time(t: float | Tensor, name: str) -> Tensor:
     return value
 
 
-def _plain_save_times(saveat: Any, tspan: Any) -> tuple[Tensor, Tensor, slice] | None:
-    """t0 and what :func:`_save_times` gives, in a few microseconds, where all is as usual and right; else ``None``."""
+def _plain_save_times(saveat: Any, tspan: Any) -> tuple[Tensor, slice] | None:
+    """What :func:`_save_times` gives, in a few microseconds, where all is as usual and right; else ``None``."""
     t0, t1 = tspan
     if not (isinstance(t0, float | int) and isinstance(t1, float | int) and math.isfinite(t0) and math.isfinite(t1)):
         return None
@@ -611,10 +658,15 @@ def _plain_save_times(saveat: Any, tspan: Any) -> tuple[Tensor, Tensor, slice] |
     forwards = t0 <= first <= last <= t1 and t0 < t1
     if not forwards and not (t0 >= first >= last >= t1 and t0 > t1):
         return None
+    if first == t0 and last == t1:
+        return _times(values), ALL
     before = [] if first == t0 else [t0]
     after = [] if last == t1 else [t1]
-    grid = torch.tensor([*before, *values, *after], dtype=torch.float64)
-    return torch.tensor(t0, dtype=torch.float64), grid, slice(len(before), len(before) + len(values))
+    return _times([*before, *values, *after]), slice(len(before), len(before) + len(values))
+
+
+def _times(values: list[float]) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))  # torch.tensor takes five times as long
 
 
 def _few_numbers(saveat: Any) -> list[float] | None:
@@ -632,7 +684,7 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
     if bool(t0.detach() == t1.detach()):
         raise InputError(f"the time span is empty: t0 = t1 = {float(t0.detach())}")
     if saveat is None:
-        return torch.stack([t0, t1]), slice(None)
+        return torch.stack([t0, t1]), ALL
     direction = 1.0 if bool(t1.detach() > t0.detach()) else -1.0
     given = saveat if isinstance(saveat, Tensor | float | int) else list(saveat)
     times = cpu_times(given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64))
@@ -642,7 +694,7 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
             raise InputError(f"saveat is {step}; as a number it is the spacing of save points, and positive")
         span = abs(float((t1 - t0).detach()))
         inner = direction * step * torch.arange(1, math.ceil(span / step - 1e-9), dtype=torch.float64)
-        return torch.cat([t0.reshape(1), t0.detach() + inner, t1.reshape(1)]), slice(None)
+        return torch.cat([t0.reshape(1), t0.detach() + inner, t1.reshape(1)]), ALL
     check_monotonic(times, "saveat")
     ends = direction * torch.stack([t0, t1]).detach()
     if bool((direction * times.detach() < ends[0]).any()) or bool((direction * times.detach() > ends[1]).any()):
@@ -651,6 +703,8 @@ def _save_times(saveat: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, slice]:
         raise InputError("saveat runs against the direction of the time span")
     before = [] if bool(times[0].detach() == t0.detach()) else [t0.reshape(1)]
     after = [] if bool(times[-1].detach() == t1.detach()) else [t1.reshape(1)]
+    if not before and not after:
+        return times.clone(), ALL
     return torch.cat([*before, times, *after]), slice(len(before), len(before) + len(times))
 
 
@@ -670,8 +724,16 @@ def check_monotonic(times: Tensor, name: str) -> None:
         raise InputError(f"{name} must be strictly increasing or decreasing, without repeated times")
 
 
-def _all_finite(u: Tensor) -> bool:
-    return bool(np.isfinite(u.numpy()).all() if u.device.type == "cpu" else torch.isfinite(u).all())
+def _check_finite(u: Tensor) -> None:
+    u = u.detach()
+    if u.device.type != "cpu":
+        finite = bool(torch.isfinite(u).all())
+    elif u.numel() <= _SHORT:
+        finite = all(map(math.isfinite, u.reshape(-1).tolist()))
+    else:
+        finite = bool(np.isfinite(u.numpy()).all())
+    if not finite:
+        raise InputError("y0 holds NaN or infinite entries")
 
 
 def _plainly_monotonic(values: Tensor) -> bool:

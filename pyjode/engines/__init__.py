@@ -31,10 +31,17 @@ class Engine(Protocol):
 
     name: str
 
-    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
-        """Solve from ``u0`` (``(n,)``) at ``ts[0]`` and save at ``ts`` (``(T,)``, float64, strictly monotonic).
+    def solve(
+        self, request: Request, u0: Float[Tensor, " *shape"], ts: Float64[Tensor, " T"], saved: slice = ...
+    ) -> Answer:
+        """Solve from ``u0`` at ``ts[0]`` to the end of ``ts`` (``(T,)``, float64, strictly monotonic).
 
-        The answer's ``us`` are differentiable in ``u0``, ``ts`` and the request's parameters.
+        The answer has the states at ``ts[saved]``, by default at all of ``ts``, differentiable in ``u0``, ``ts`` and
+        the request's parameters.
+
+        Args:
+            u0: the flat state, ``(n,)``; or a state that is one real tensor as it is, without options: reshaping and
+                slicing are nodes of the autograd graph, and each takes as long as a short solve's step.
         """
         ...
 

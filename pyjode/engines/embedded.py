@@ -19,7 +19,7 @@ from pyjode.callbacks import NAMES, Callback, Callbacks, callbacks_of
 from pyjode.door import FirstDerivativeOnly, refuse_forward_mode, without_autocast
 from pyjode.engines.crossings import Crossings
 from pyjode.engines.embedded_events import find_crossing, solve_to_crossing
-from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl, StepOptions
+from pyjode.engines.request import ALL, Adjoint, Answer, IndependentAnswer, Request, StepControl, StepOptions, rows
 from pyjode.errors import UnsupportedError
 from pyjode.options import options_of
 from pyjode.progress import Report
@@ -49,7 +49,9 @@ class EmbeddedEngine:
         finally:
             _report.reset(token)
 
-    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
+    def solve(
+        self, request: Request, u0: Float[Tensor, " *shape"], ts: Float64[Tensor, " T"], saved: slice = ALL
+    ) -> Answer:
         """See :class:`pyjode.engines.Engine`.
 
         Raises:
@@ -57,8 +59,12 @@ class EmbeddedEngine:
         """
         refuse_forward_mode()
         f, arguments = self._prepared(request)
-        solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, u0, ts)
-        return self._answer(request, f, solver, u0, ts, arguments)
+        flat = u0.reshape(-1)
+        solver = _backpropagated if request.adjoint is None else _adjoint_solver(request, f, flat, ts)
+        answer = self._answer(request, f, solver, flat, ts, arguments)
+        if flat.shape != u0.shape:
+            answer.us = answer.us.reshape(-1, *u0.shape)
+        return rows(answer, saved)
 
     def _prepared(self, request: Request) -> tuple[_FlatFunction, dict[str, Any]]:
         """f and the arguments of torchdiffeq's solvers."""

@@ -24,6 +24,7 @@ class Tolerances:
     atol: float | Tensor
 
 
+@hash_once
 @dataclass(frozen=True)
 class IntegralController:
     """The step after one of size h and error estimate e: h clamp(safety e^(-1 / (k + 1)), dfactor, ifactor).
@@ -38,6 +39,7 @@ class IntegralController:
     dfactor: float = 0.2
 
 
+@hash_once
 @dataclass(frozen=True)
 class StepControl:
     """How steps are chosen. ``None``: the method's or the engine's own default.
@@ -156,7 +158,8 @@ class Answer:
 
     Attributes:
         ts: times of the saved states, shape ``(T,)``, float64.
-        us: saved states, shape ``(T, n)``; entries that a failed solve did not reach are NaN.
+        us: saved states, shape ``(T, n)``, or ``(T, *shape)`` of a solve from ``u0`` of that shape; entries that a
+            failed solve did not reach are NaN.
         success: whether the end was reached.
         retcode: SciML return code.
         t_reached: the last time reached.
@@ -165,7 +168,7 @@ class Answer:
     """
 
     ts: Float64[Tensor, " T"]
-    us: Float[Tensor, "T n"]
+    us: Float[Tensor, " T *shape"]
     success: bool
     retcode: str
     t_reached: float
@@ -193,6 +196,15 @@ class IndependentAnswer:
     def failed(self) -> list[int]:
         """The samples that did not reach their end."""
         return [b for b, retcode in enumerate(self.retcodes) if retcode != "Success"]
+
+
+ALL = slice(None)
+"""Every time asked for."""
+
+
+def rows(answer: Answer, saved: slice) -> Answer:
+    """The answer at some of its times."""
+    return answer if saved is ALL else replace(answer, ts=answer.ts[saved], us=answer.us[saved])
 
 
 def cpu_times(ts: Real[Tensor, "*any"]) -> Float64[Tensor, "*any"]:

@@ -13,13 +13,15 @@ from pyjode.rhs import build_rhs
 from pyjode.rhs.host import on_host
 
 
-def solve_from_device(engine: Engine, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
+def solve_from_device(
+    engine: Engine, request: Request, u0: Float[Tensor, " *shape"], ts: Float64[Tensor, " T"], saved: slice
+) -> Answer:
     """``engine.solve`` with the state brought to the host and the solution back to the device of ``u0``."""
     device = u0.device
-    y0 = request.layout.unflatten(u0.detach())
+    y0 = request.layout.unflatten(u0.detach().reshape(-1))
     rhs = on_host(build_rhs(request.f, y0, float(ts[0].detach()), params=request.params, way=request.rhs_way))
     request = replace(request, f=rhs, layout=rhs.layout, tolerances=tolerances_on_host(request.tolerances))
-    answer = engine.solve(request, u0.to(rhs.layout.device), ts)
+    answer = engine.solve(request, u0.to(rhs.layout.device), ts, saved)
     interpolate = answer.interpolate
     return replace(
         answer,

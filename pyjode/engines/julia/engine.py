@@ -22,7 +22,7 @@ from pyjode.engines.julia.gradient_check import Moved, check_gradient
 from pyjode.engines.julia.runtime import runtime
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
-from pyjode.engines.request import Adjoint, Answer, IndependentAnswer, Request, StepControl
+from pyjode.engines.request import ALL, Adjoint, Answer, IndependentAnswer, Request, StepControl, rows
 from pyjode.errors import SolverError, SolverFailure, UnsupportedError
 from pyjode.methods import Method
 from pyjode.progress import Report
@@ -46,7 +46,9 @@ class JuliaEngine:
         """See :class:`pyjode.engines.Engine`."""
         return gate().watched(report)
 
-    def solve(self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"]) -> Answer:
+    def solve(
+        self, request: Request, u0: Float[Tensor, " *shape"], ts: Float64[Tensor, " T"], saved: slice = ALL
+    ) -> Answer:
         """See :class:`pyjode.engines.Engine`.
 
         Raises:
@@ -54,20 +56,20 @@ class JuliaEngine:
             UnsupportedError: what was asked for is beyond the engine.
         """
         if u0.device.type != "cpu":
-            return solve_from_device(self, request, u0, ts)
+            return solve_from_device(self, request, u0, ts, saved)
         refuse_forward_mode()
         jumps = jumps_of(request, ts, u0)
         if jumps is not None:
-            return solve_in_pieces(self._solve, request, u0, ts, jumps)
-        return self._solve(request, u0, ts, _ANY_TIME)
+            return rows(solve_in_pieces(self._solve, request, u0, ts, jumps), saved)
+        return self._solve(request, u0, ts, _ANY_TIME, saved)
 
-    def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float]) -> Answer:
+    def _solve(self, request: Request, u0: Tensor, ts: Tensor, ends: tuple[float, float], saved: slice = ALL) -> Answer:
         rhs, params = bound_parameters(request, u0, ts)
         sign = direction(ts)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (u0, ts, *params))
         if differentiable:
             request = with_possible_adjoint(request, rhs)
-        solve = _Solve(request, rhs, params, sign, ends)
+        solve = _Solve(request, rhs, params, sign, ends, saved)
         if request.save_steps:
             with torch.no_grad():
                 us = solve.forward(u0, ts, dense=True)
@@ -82,7 +84,7 @@ class JuliaEngine:
         else:
             with torch.no_grad():
                 us = solve.forward(u0, ts, dense=request.dense)
-        return solve.answer(ts, us)
+        return solve.answer(ts if saved is ALL else ts[saved], us)
 
     def solve_until(
         self, request: Request, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], crossings: Crossings
@@ -112,7 +114,7 @@ def bound_parameters(request: Request, u0: Tensor, ts: Tensor) -> tuple[RightHan
     rhs = remembered_rhs(request.f, request.layout, params=request.params, way=request.rhs_way)
     if rhs is None:
         start_julia(request.f)
-        y0 = request.layout.unflatten(u0.detach())
+        y0 = request.layout.unflatten(u0.detach().reshape(-1))
         rhs = build_rhs(request.f, y0, ts[0], params=request.params, way=request.rhs_way)
     params = rhs.params
     if request.exact_params:
@@ -167,8 +169,17 @@ def as_backpropagated(rhs: RightHandSide, adjoint: Adjoint | None, dps: list[Ten
 class _Solve:
     """One forward solve on the Julia side, and the backward passes from it."""
 
-    def __init__(self, request: Request, rhs: Any, params: tuple[Tensor, ...], sign: int, ends: tuple[float, float]):
+    def __init__(
+        self,
+        request: Request,
+        rhs: Any,
+        params: tuple[Tensor, ...],
+        sign: int,
+        ends: tuple[float, float],
+        saved: slice = ALL,
+    ):
         self.request = request
+        self.saved = saved
         self.rhs = rhs
         self.sign = sign
         self.ends = ends
@@ -186,17 +197,21 @@ class _Solve:
                 gate().release(self.report.solution)
             give_back(self.rhs, function, self.sign, self.with_jac)
 
-    def forward(self, u0: Float[Tensor, " n"], ts: Float64[Tensor, " T"], *, dense: bool) -> Float[Tensor, "T n"]:
-        """States at ``ts``, shape ``(T, n)``; rows that were not reached are NaN."""
+    def forward(
+        self, u0: Float[Tensor, " *shape"], ts: Float64[Tensor, " T"], *, dense: bool
+    ) -> Float[Tensor, " S *shape"]:
+        """States at ``ts[saved]``; rows that were not reached are NaN."""
         layout, julia = self.request.layout, gate()
-        u0 = u0.detach().to(layout.dtype).contiguous()
+        if u0.dtype != layout.dtype or not u0.is_contiguous():
+            u0 = u0.detach().to(layout.dtype).contiguous()
         grid = (ts.detach() if self.sign > 0 else -ts.detach()).contiguous()
-        us = torch.empty((len(grid), layout.n), dtype=layout.dtype)
+        nt = grid.shape[0]
+        us = torch.empty((nt, *u0.shape), dtype=layout.dtype)
         args, _tolerances = _solve_arguments(self.request, self.with_jac)
         args.rhs = self.function.handle
         args.u0 = u0.data_ptr()
         args.ts = grid.data_ptr()
-        args.nt = len(grid)
+        args.nt = nt
         args.ys = us.data_ptr()
         args.dense = dense
         adjoint = self.request.adjoint
@@ -214,13 +229,14 @@ class _Solve:
             julia.call("solve", byref(args), byref(self.report), without_gil=not calls_python)
             self.retcode = "Success" if self.report.success else julia.message()
         self.grid = grid
-        return us
+        # A clone: views made inside a Function must not be changed in place.
+        return us if self.saved is ALL else us[self.saved].clone()
 
     def moved(self, ts: Float64[Tensor, " T"]) -> Moved:
         """The same solve from other values, for :func:`check_gradient`."""
 
         def states(request: Request, u0: Tensor, *params: Tensor) -> Tensor:
-            other = _Solve(request, self.rhs, params, self.sign, self.ends)
+            other = _Solve(request, self.rhs, params, self.sign, self.ends, self.saved)
             return other.forward(u0, ts, dense=False)
 
         return states
@@ -245,26 +261,33 @@ class _Solve:
         )
 
     def backward(
-        self, cotangents: Float[Tensor, "T n"], params: tuple[Tensor, ...], want_t: bool
-    ) -> tuple[Float[Tensor, " n"], Float64[Tensor, " T"], list[Tensor]]:
-        """Gradients by u0 ``(n,)``, times ``(T,)`` and parameters, from cotangents ``(T, n)``."""
+        self, cotangents: Float[Tensor, " S *shape"], params: tuple[Tensor, ...], want_t: bool
+    ) -> tuple[Float[Tensor, " *shape"], Float64[Tensor, " T"] | None, list[Tensor]]:
+        """Gradients by u0, times ``(T,)`` if wanted, and parameters, from cotangents of the states at ``ts[saved]``."""
         adjoint = self.request.adjoint
         assert adjoint is not None and self.grid is not None
         self.function.params = params
         layout, julia = self.request.layout, gate()
-        cotangents = cotangents.to(layout.dtype).contiguous()
-        du0 = torch.zeros(layout.n, dtype=layout.dtype)
-        dp = torch.zeros(self.function.n_params, dtype=layout.dtype)
-        dts = torch.zeros(len(self.grid), dtype=torch.float64)
+        nt, shape = self.grid.shape[0], cotangents.shape[1:]
+        if self.saved is ALL:
+            cotangents = cotangents.to(layout.dtype).contiguous()
+        else:
+            first, end, _ = self.saved.indices(nt)
+            around = (*(0, 0) * len(shape), first, nt - end)
+            cotangents = torch.nn.functional.pad(cotangents.to(layout.dtype), around).contiguous()
+        du0 = torch.empty(shape, dtype=layout.dtype)
+        dp = torch.empty(self.function.n_params, dtype=layout.dtype)
+        dts = torch.empty(nt, dtype=torch.float64) if want_t else None
         args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
         args.solution = self.report.solution
         args.ts = self.grid.data_ptr()
-        args.nt = len(self.grid)
+        args.nt = nt
         args.cotangents = cotangents.data_ptr()
         args.want_t = want_t
         args.du0 = du0.data_ptr()
         args.dp = dp.data_ptr()
-        args.dts = dts.data_ptr()
+        if dts is not None:
+            args.dts = dts.data_ptr()
         calls_python = self.function.calls_python
         if isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff:
             args.second = self.function.second().handle  # type: ignore[union-attr]
@@ -307,7 +330,7 @@ class _Differentiable(torch.autograd.Function):
         if ctx.solve.request.check_gradient:
             check_gradient(ctx.solve.request, ctx.solve.moved(ts), (u0, *params), cotangents, (du0, *dps))
         dps = as_backpropagated(ctx.solve.rhs, ctx.solve.request.adjoint, dps)
-        return (None, du0, dts if ctx.needs_input_grad[2] else None, *dps)
+        return (None, du0, dts, *dps)
 
 
 def _handle(method: Method) -> int:

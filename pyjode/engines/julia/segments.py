@@ -17,7 +17,7 @@ Piece = Callable[[Request, Tensor, Tensor, tuple[float, float]], Answer]
 """Solves a request from u0 over ts, its f asked for no time outside two ends."""
 
 
-def jumps_of(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " n"]) -> Float64[Tensor, " j"] | None:
+def jumps_of(request: Request, ts: Float64[Tensor, " T"], u0: Float[Tensor, " *shape"]) -> Float64[Tensor, " j"] | None:
     """Where the solve must be cut: times strictly within the span, in its direction; ``None``: f does not jump.
 
     Raises:

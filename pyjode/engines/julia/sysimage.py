@@ -28,8 +28,12 @@ from pyjode.engines.julia.config import (
 )
 from pyjode.errors import EngineUnavailable
 
-PACKAGES = ("PyJODE", "OrdinaryDiffEqTsit5", "OrdinaryDiffEqRosenbrock", "SciMLSensitivity")
-"""What goes into the image. Not PythonCall: it must find its Python while it starts."""
+PACKAGES = (
+    "PyJODE", "OrdinaryDiffEqTsit5", "OrdinaryDiffEqRosenbrock", "SciMLSensitivity", "OrdinaryDiffEqBDF",
+    "OrdinaryDiffEqDefault", "OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqSDIRK", "ForwardDiff",
+)  # fmt: skip
+"""What goes into the image: PyJODE.jl and what it has extensions for, which would otherwise be compiled once more, for
+the image. Not PythonCall: it must find its Python while it starts."""
 
 # The arguments: PackageCompiler's own environment, the project to build from, the image, the packages.
 BUILD = """
@@ -45,9 +49,10 @@ if Base.find_package("PackageCompiler") === nothing
 end
 import PackageCompiler
 PackageCompiler.create_sysimage(
-    ARGS[4:end]; project = ARGS[2], sysimage_path = ARGS[3], import_into_main = false,
-    include_transitive_dependencies = false
+    ARGS[4:end]; project = ARGS[2], sysimage_path = ARGS[3], include_transitive_dependencies = false
 )
+there = "all(name -> any(id -> id.name == name, keys(Base.loaded_modules)), ARGS) || exit(4)"
+run(`$(first(Base.julia_cmd())) --sysimage=$(ARGS[3]) --startup-file=no -e $there $(ARGS[4:end])`)
 """
 _NO_PACKAGECOMPILER = 3
 
