@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--depot", metavar="PATHS", help="JULIA_DEPOT_PATH to use with them, if not the default")
     setup.add_argument("--forget", action="store_true", help="forget what --julia and --project made it remember")
     setup.add_argument(
-        "--sysimage", action="store_true", help="build a system image too, for a faster start (experimental)"
+        "--sysimage",
+        action="store_true",
+        help="build a system image too, for a faster start with stiff methods and continuous adjoints",
     )
     setup.add_argument("--time-limit", type=float, default=60.0, metavar="MINUTES", help="of each step (default 60)")
     setup.set_defaults(run=_setup)

@@ -725,13 +725,11 @@ def check_monotonic(times: Tensor, name: str) -> None:
 
 
 def _check_finite(u: Tensor) -> None:
-    u = u.detach()
-    if u.device.type != "cpu":
-        finite = bool(torch.isfinite(u).all())
-    elif u.numel() <= _SHORT:
-        finite = all(map(math.isfinite, u.reshape(-1).tolist()))
+    if u.is_cpu and 0 < u.ndim < 3 and u.numel() <= _SHORT:
+        values = u.tolist()
+        finite = all(map(math.isfinite, values if u.ndim == 1 else itertools.chain.from_iterable(values)))
     else:
-        finite = bool(np.isfinite(u.numpy()).all())
+        finite = bool(np.isfinite(u.detach().numpy()).all() if u.is_cpu else torch.isfinite(u.detach()).all())
     if not finite:
         raise InputError("y0 holds NaN or infinite entries")
 

@@ -96,7 +96,7 @@ class StateLayout:
         dtype = torch.float64 if torch.float64 in reals else torch.float32
         return StateLayout(treespec, tuple(leaves), start, dtype, tensors[0].device)
 
-    @property
+    @functools.cached_property
     def is_single_tensor(self) -> bool:
         """Whether the state is one bare real tensor of the flat dtype."""
         return self.treespec.is_leaf() and not self.leaves[0].is_complex

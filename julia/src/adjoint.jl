@@ -10,7 +10,9 @@ struct AdjointArgs
     joint::Int               # 1: the sensealg asks for both halves of a vjp at each point
     ts::Ptr{Float64}         # (nt,), increasing
     nt::Int
-    cotangents::Ptr{Cvoid}   # (nt, n) of torch = (n, nt) here
+    first::Int               # cotangents are given of `nsaves` times, after the first so many; the others' are zero
+    nsaves::Int
+    cotangents::Ptr{Cvoid}   # (nsaves, n) of torch = (n, nsaves) here
     abstol::Float64
     reltol::Float64
     dt::Float64
@@ -43,6 +45,15 @@ function (c::Cotangents)(out, u, p, t, i)
     return nothing
 end
 
+"Cotangents of the states at all times, (n, nt)."
+function all_cotangents(a::AdjointArgs, r::RHS{T}) where {T}
+    given = unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nsaves))
+    a.nsaves == a.nt && return copy(given)
+    all = zeros(T, r.n, a.nt)
+    copyto!(all, 1 + a.first * r.n, given, 1, length(given))
+    return all
+end
+
 function adjoint(a::AdjointArgs)
     s = object(a.solution)::Forward
     return adjoint(a, s, s.rhs, object(a.alg), object(a.sensealg))::AdjointReport
@@ -53,7 +64,7 @@ function continuous_adjoint end
 
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, sensealg) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
-    cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
+    cotangents = all_cotangents(a, r)
     watched = Watched(alg, a.factors, load_options(a.options), s)
     r.joint, r.kept = a.joint == 1, false
     λ0, dp = try
@@ -70,7 +81,7 @@ end
 
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::DiscreteAdjoint) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
-    cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
+    cotangents = all_cotangents(a, r)
     tab = tableau(alg, T)
     sweep = sweep_for(r, tab)
     sweep.linear = s.linear
@@ -81,7 +92,7 @@ end
 
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::RosenbrockAdjoint) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
-    cotangents = copy(unsafe_wrap(Matrix{T}, Ptr{T}(a.cotangents), (r.n, a.nt)))
+    cotangents = all_cotangents(a, r)
     sweep = rosenbrock_sweep(r, object(a.second)::SecondOrder{T}, rosenbrock_tableau(alg, T))
     sweep.linear = s.linear
     λ0, dp = discrete_adjoint!(sweep, s.sol.t, s.sol.u, ts, cotangents)

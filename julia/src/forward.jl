@@ -10,7 +10,9 @@ struct SolveArgs
     u0::Ptr{Cvoid}      # (n,)
     ts::Ptr{Float64}    # (nt,), increasing; ts[1] is the start, ts[nt] the end
     nt::Int
-    ys::Ptr{Cvoid}      # out, (nt, n) of torch = (n, nt) here; C_NULL: only the steps are wanted
+    first::Int          # states are wanted at `nsaves` times, after the first so many
+    nsaves::Int
+    ys::Ptr{Cvoid}      # out, (nsaves, n) of torch = (n, nsaves) here; C_NULL: only the steps are wanted
     abstol::Ptr{Float64}
     reltol::Ptr{Float64}
     per_element::Int    # 1: the tolerances have n entries, 0: one
@@ -52,6 +54,9 @@ struct Forward{S, R}
 end
 Forward(sol, r) = Forward(sol, r, false)
 
+"Those of the times `ts` that states are wanted at, or cotangents are of."
+save_times(a, ts::Vector{Float64}) = a.nsaves == length(ts) ? ts : ts[(a.first + 1):(a.first + a.nsaves)]
+
 tolerance(p::Ptr{Float64}, n::Int, per_element::Bool) =
     per_element ? copy(unsafe_wrap(Vector{Float64}, p, n)) : unsafe_load(p)
 
@@ -91,7 +96,7 @@ function forward(a::SolveArgs, r::RHS{T}, prob::ODEProblem, alg, ts, abstol, rel
     integrator = SciMLBase.init(
         prob, alg; abstol, reltol, dt, tstops = with_tstops(a.stop_at_ts == 1 ? ts : Float64[], options),
         adaptive = a.adaptive == 1, dtmin = given(a.dtmin, 0.0), dtmax = given(a.dtmax, ts[end] - ts[1]), maxiters = a.maxiters,
-        saveat = dense ? Float64[] : ts, dense, save_everystep = dense, verbose = SILENT,
+        saveat = dense ? Float64[] : save_times(a, ts), dense, save_everystep = dense, verbose = SILENT,
         internalnorm = StateNorm(options), force_dtmin = options !== nothing && options.force_dtmin == 1
     )
     tune!(integrator, a.factors)
@@ -143,10 +148,10 @@ function complete!(a::SolveArgs, r::RHS{T}, integrator, ts, options) where {T}
     sol = solve_telling!(integrator, options, r)
     linear = options !== nothing && options.linear == 1
     if a.dense == 1
-        a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, ts, r.n, Val{0}, linear)
+        a.ys == C_NULL || interpolate!(Ptr{T}(a.ys), sol, save_times(a, ts), r.n, Val{0}, linear)
         nsaved, handle = length(sol.t), keep!(Forward(sol, r, linear))
     else
-        nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nt, r.n), 0
+        nsaved, handle = copy_saved!(Ptr{T}(a.ys), sol, a.nsaves, r.n), 0
     end
     success = SciMLBase.successful_retcode(sol)
     MESSAGE[] = success ? "Success" : string(sol.retcode)

@@ -490,7 +490,7 @@ function independent_adjoint(a::IndependentAdjointArgs, kept::Trajectories{T}, a
     sums = zeros(T, r.np, workers)
     failures = fill(IndependentAdjointReport(-1, NaN, 0), workers)
     single = AdjointArgs(
-        a.solution, a.alg, a.sensealg, a.joint, C_NULL, a.nt, C_NULL, a.abstol, a.reltol, a.dt, a.adaptive,
+        a.solution, a.alg, a.sensealg, a.joint, C_NULL, a.nt, 0, a.nt, C_NULL, a.abstol, a.reltol, a.dt, a.adaptive,
         a.maxiters, a.factors, a.want_t, C_NULL, C_NULL, C_NULL, C_NULL, 0
     )
     messages = fill("", workers)

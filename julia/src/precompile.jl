@@ -54,8 +54,8 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
     GC.@preserve ts u0 ys abstol reltol du0 dp dts cotangents begin
         for dense in (sensealg isa DiscreteAdjoint ? (0, 1, 1, 1) : (0, 1))
             args = SolveArgs(
-                handles[1], handles[2], pointer(u0), pointer(ts), 3, pointer(ys), pointer(abstol), pointer(reltol), 0,
-                NaN, adaptive, NaN, NaN, 100, factors, with_jac, 0, dense, sensealg isa DiscreteAdjoint, C_NULL
+                handles[1], handles[2], pointer(u0), pointer(ts), 3, 0, 3, pointer(ys), pointer(abstol), pointer(reltol),
+                0, NaN, adaptive, NaN, NaN, 100, factors, with_jac, 0, dense, sensealg isa DiscreteAdjoint, C_NULL
             )
             report = forward(args)
             dense == 0 && continue
@@ -64,8 +64,8 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
             sensealg === nothing && continue
             adjoint(
                 AdjointArgs(
-                    report.solution, handles[3], handles[4], 0, pointer(ts), 3, pointer(cotangents), 1.0e-6, 1.0e-3,
-                    NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL, handles[5]
+                    report.solution, handles[3], handles[4], 0, pointer(ts), 3, 0, 3, pointer(cotangents), 1.0e-6,
+                    1.0e-3, NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL, handles[5]
                 )
             )
         end
@@ -112,8 +112,8 @@ function workload_events(::Type{T}, alg) where {T}
     GC.@preserve ts u0 abstol reltol handles sizes directions signs holds fired begin
         report = forward_until(
             SolveArgs(
-                handles[1], handles[2], pointer(u0), pointer(ts), 2, C_NULL, pointer(abstol), pointer(reltol), 0,
-                NaN, true, NaN, NaN, 100, INTEGRAL_CONTROLLER, false, 0, 1, false, C_NULL
+                handles[1], handles[2], pointer(u0), pointer(ts), 2, 0, 2, C_NULL, pointer(abstol), pointer(reltol),
+                0, NaN, true, NaN, NaN, 100, INTEGRAL_CONTROLLER, false, 0, 1, false, C_NULL
             ),
             UntilArgs(
                 1, pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs), pointer(holds), 10,

@@ -23,8 +23,8 @@
         GC.@preserve handles abstol reltol fired sizes directions signs holds u0 ts begin
             report = PyJODE.forward_until(
                 PyJODE.SolveArgs(
-                    handles[1], handles[2], pointer(u0), pointer(ts), length(ts), C_NULL, pointer(abstol),
-                    pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, PyJODE.OWN_CONTROLLER, with_jac, 0, 1, 0, C_NULL
+                    handles[1], handles[2], pointer(u0), pointer(ts), length(ts), 0, length(ts), C_NULL,
+                    pointer(abstol), pointer(reltol), 0, NaN, 1, NaN, NaN, 10_000, PyJODE.OWN_CONTROLLER, with_jac, 0, 1, 0, C_NULL
                 ),
                 PyJODE.UntilArgs(
                     length(conditions), pointer(handles, 3), pointer(sizes), pointer(directions), pointer(signs),

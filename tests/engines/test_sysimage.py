@@ -158,6 +158,8 @@ def test_the_project_it_is_built_from_lists_what_goes_in_with_absolute_paths(
     assert pyjode["path"] == str(config.julia_source_dir()) and "SciMLBase" in pyjode["deps"]
     triggers = [[names] if isinstance(names, str) else names for names in pyjode["extensions"].values()]
     assert {"SciMLSensitivity"} <= set().union(*triggers) <= set(pyjode["weakdeps"])
+    # Extensions that are not in the image would be compiled again, for it.
+    assert set().union(*triggers) <= set(sysimage.PACKAGES)
     assert written["deps"]["Other"][0]["path"] == str(tmp_path / "other")
     assert (
         written["deps"]["PythonCall"]

@@ -40,8 +40,8 @@ NativeArgs = _structure(
 )
 SolveArgs = _structure(
     "SolveArgs",
-    "rhs:i alg:i u0:p ts:p nt:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d maxiters:i "
-    "gamma:d qmin:d qmax:d with_jac:i stop_at_ts:i dense:i reuse:i options:p",
+    "rhs:i alg:i u0:p ts:p nt:i first:i nsaves:i ys:p abstol:p reltol:p per_element:i dt:d adaptive:i dtmin:d dtmax:d "
+    "maxiters:i gamma:d qmin:d qmax:d with_jac:i stop_at_ts:i dense:i reuse:i options:p",
     "``SolveArgs`` of julia/src/forward.jl.",
 )
 UntilArgs = _structure(
@@ -57,8 +57,8 @@ SolveReport = _structure(
 )
 AdjointArgs = _structure(
     "AdjointArgs",
-    "solution:i alg:i sensealg:i joint:i ts:p nt:i cotangents:p abstol:d reltol:d dt:d adaptive:i maxiters:i "
-    "gamma:d qmin:d qmax:d want_t:i du0:p dp:p dts:p options:p second:i",
+    "solution:i alg:i sensealg:i joint:i ts:p nt:i first:i nsaves:i cotangents:p abstol:d reltol:d dt:d adaptive:i "
+    "maxiters:i gamma:d qmin:d qmax:d want_t:i du0:p dp:p dts:p options:p second:i",
     "``AdjointArgs`` of julia/src/adjoint.jl.",
 )
 StepOptionsArgs = _structure(

@@ -105,7 +105,7 @@ class JuliaEngine:
 
 def direction(ts: Float64[Tensor, " T"]) -> int:
     """1 where times increase, -1 where they decrease."""
-    times = ts.detach().numpy()
+    times = (ts.detach() if ts.requires_grad else ts).numpy()
     return -1 if times[-1] < times[0] else 1
 
 
@@ -204,14 +204,20 @@ class _Solve:
         layout, julia = self.request.layout, gate()
         if u0.dtype != layout.dtype or not u0.is_contiguous():
             u0 = u0.detach().to(layout.dtype).contiguous()
-        grid = (ts.detach() if self.sign > 0 else -ts.detach()).contiguous()
+        if ts.requires_grad or self.sign < 0 or not ts.is_contiguous():
+            grid = (self.sign * ts.detach()).contiguous()
+        else:
+            grid = ts
         nt = grid.shape[0]
-        us = torch.empty((nt, *u0.shape), dtype=layout.dtype)
+        first, end, _ = self.saved.indices(nt)
+        us = torch.empty((end - first, *u0.shape), dtype=layout.dtype)
         args, _tolerances = _solve_arguments(self.request, self.with_jac)
         args.rhs = self.function.handle
         args.u0 = u0.data_ptr()
         args.ts = grid.data_ptr()
         args.nt = nt
+        args.first = first
+        args.nsaves = end - first
         args.ys = us.data_ptr()
         args.dense = dense
         adjoint = self.request.adjoint
@@ -229,8 +235,7 @@ class _Solve:
             julia.call("solve", byref(args), byref(self.report), without_gil=not calls_python)
             self.retcode = "Success" if self.report.success else julia.message()
         self.grid = grid
-        # A clone: views made inside a Function must not be changed in place.
-        return us if self.saved is ALL else us[self.saved].clone()
+        return us
 
     def moved(self, ts: Float64[Tensor, " T"]) -> Moved:
         """The same solve from other values, for :func:`check_gradient`."""
@@ -268,20 +273,19 @@ class _Solve:
         assert adjoint is not None and self.grid is not None
         self.function.params = params
         layout, julia = self.request.layout, gate()
-        nt, shape = self.grid.shape[0], cotangents.shape[1:]
-        if self.saved is ALL:
+        nt = self.grid.shape[0]
+        first, end, _ = self.saved.indices(nt)
+        if cotangents.dtype != layout.dtype or not cotangents.is_contiguous():
             cotangents = cotangents.to(layout.dtype).contiguous()
-        else:
-            first, end, _ = self.saved.indices(nt)
-            around = (*(0, 0) * len(shape), first, nt - end)
-            cotangents = torch.nn.functional.pad(cotangents.to(layout.dtype), around).contiguous()
-        du0 = torch.empty(shape, dtype=layout.dtype)
+        du0 = torch.empty(cotangents.shape[1:], dtype=layout.dtype)
         dp = torch.empty(self.function.n_params, dtype=layout.dtype)
         dts = torch.empty(nt, dtype=torch.float64) if want_t else None
         args = AdjointArgs.from_buffer_copy(_adjoint_arguments(julia, adjoint))
         args.solution = self.report.solution
         args.ts = self.grid.data_ptr()
         args.nt = nt
+        args.first = first
+        args.nsaves = end - first
         args.cotangents = cotangents.data_ptr()
         args.want_t = want_t
         args.du0 = du0.data_ptr()

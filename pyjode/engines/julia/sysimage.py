@@ -51,6 +51,7 @@ import PackageCompiler
 PackageCompiler.create_sysimage(
     ARGS[4:end]; project = ARGS[2], sysimage_path = ARGS[3], include_transitive_dependencies = false
 )
+# An image with nothing in it is a success to PackageCompiler.
 there = "all(name -> any(id -> id.name == name, keys(Base.loaded_modules)), ARGS) || exit(4)"
 run(`$(first(Base.julia_cmd())) --sysimage=$(ARGS[3]) --startup-file=no -e $there $(ARGS[4:end])`)
 """

@@ -94,7 +94,7 @@ class SolveUntil(_Solve):
         args.rhs = self.function.handle
         args.u0 = u0.data_ptr()
         args.ts = ends.data_ptr()
-        args.nt = len(ends)
+        args.nt = args.nsaves = len(ends)
         args.dense = 1
         calls_python = self.function.calls_python or conditions.calls_python
         further = self.request.options
