@@ -24,7 +24,7 @@ struct AdjointArgs
     dp::Ptr{Cvoid}           # out, (np,)
     dts::Ptr{Float64}        # out, (nt,), by the user's time
     options::Ptr{StepOptions}
-    second::Int              # handle of a `SecondOrder`; 0: the sensealg needs none
+    products::Int            # handle of a `SecondOrder` or of `StageProducts`; 0: none
 end
 
 "Same layout as `AdjointReport` in boundary.py."
@@ -85,6 +85,7 @@ function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::DiscreteAdjoint) 
     tab = tableau(alg, T)
     sweep = sweep_for(r, tab)
     sweep.linear = s.linear
+    sweep.products = a.products == 0 ? nothing : object(a.products)
     λ0, dp = discrete_adjoint!(sweep, s.sol, tab, ts, cotangents)
     finish!(a, s, r, ts, cotangents, λ0, dp)
     return AdjointReport(1, r.sign * ts[1], sweep.nvjp, length(s.sol.t) - 1, 0)
@@ -93,7 +94,7 @@ end
 function adjoint(a::AdjointArgs, s::Forward, r::RHS{T}, alg, ::RosenbrockAdjoint) where {T}
     ts = copy(unsafe_wrap(Vector{Float64}, a.ts, a.nt))
     cotangents = all_cotangents(a, r)
-    sweep = rosenbrock_sweep(r, object(a.second)::SecondOrder{T}, rosenbrock_tableau(alg, T))
+    sweep = rosenbrock_sweep(r, object(a.products)::SecondOrder{T}, rosenbrock_tableau(alg, T))
     sweep.linear = s.linear
     λ0, dp = discrete_adjoint!(sweep, s.sol.t, s.sol.u, ts, cotangents)
     finish!(a, s, r, ts, cotangents, λ0, dp)

@@ -94,7 +94,17 @@ function c_native_second(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int
     end
 end
 
-"The same, for as many threads as will ask."
+"The parameters' vjps at several stages at once, in generated code: a function `stages` of its own source."
+function c_native_stages(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
+    return guarded() do
+        a = unsafe_load(args)
+        code = native_code(unsafe_string(source), a.workspace)
+        T = a.double == 1 ? Float64 : Float32
+        unsafe_store!(handle, keep!(native_stages(T, code, a.table)))
+    end
+end
+
+"The right-hand side, for as many threads as will ask."
 function c_native_pool(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
     return guarded() do
         a = unsafe_load(args)
@@ -214,6 +224,7 @@ const C_FUNCTIONS = (
     rhs = (:c_rhs, Cint, (Ptr{RHSArgs}, Ptr{Int})),
     native_rhs = (:c_native_rhs, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
     native_second = (:c_native_second, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
+    native_stages = (:c_native_stages, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
     native_pool = (:c_native_pool, Cint, (Ptr{NativeArgs}, Cstring, Ptr{Int})),
     source_rhs = (:c_source_rhs, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),
     source_pool = (:c_source_pool, Cint, (Ptr{SourceArgs}, Cstring, Cstring, Cstring, Cstring, Ptr{Int})),

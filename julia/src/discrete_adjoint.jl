@@ -12,6 +12,32 @@ to K_j, and (∂f/∂p)ᵀ K_i to the parameters'.
 """
 struct DiscreteAdjoint end
 
+const StagesFunction{T} = FunctionWrapper{Nothing, Tuple{Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}}}
+
+"""
+The parameters' half of the vjps at all stages of a step but the first, at once: (J_p, v, times, u), where v and u have a
+column a stage, gives J_p = Σ_i v_iᵀ ∂f/∂p(u_i, t_i).
+"""
+struct StageProducts{T}
+    product::StagesFunction{T}
+end
+
+struct NativeStages{F}
+    code::F
+    memory::NativeMemory
+end
+
+function (g::NativeStages)(Jp::Ptr{T}, v::Ptr{T}, times::Ptr{T}, u::Ptr{T}) where {T}
+    m = g.memory
+    GC.@preserve m g.code(Jp, v, times, u, NaN, m.workspace, m.table)
+    return nothing
+end
+
+function native_stages(::Type{T}, code::NativeCode, table::Ptr{Ptr{Cvoid}}) where {T}
+    product = Base.invokelatest(getglobal, code.functions, :stages)
+    return StageProducts{T}(StagesFunction{T}(NativeStages(product, NativeMemory(table, code.workspace))))
+end
+
 mutable struct Sweep{T}
     const r::RHS{T}
     const λ::Vector{T}
@@ -24,16 +50,19 @@ mutable struct Sweep{T}
     const w::Vector{T}
     const Ju::Vector{T}
     const Jp::Vector{T}
+    const times::Vector{T}
     nvjp::Int
     "Straight lines between steps, instead of the method's interpolant."
     linear::Bool
+    "`StageProducts`, where they pay."
+    products::Any
 end
 
 function Sweep(r::RHS{T}, tab::Tableau{T}) where {T}
     n, s = r.n, stages(tab)
     return Sweep{T}(
         r, zeros(T, n), zeros(T, r.np), zeros(T, n), zeros(T, n, s), zeros(T, n, s), zeros(T, n, s),
-        zeros(T, MAX_STAGES), zeros(T, n), zeros(T, r.np), 0, false
+        zeros(T, MAX_STAGES), zeros(T, n), zeros(T, r.np), zeros(T, s), 0, false, nothing
     )
 end
 
@@ -47,14 +76,17 @@ function sweep_for(r::RHS{T}, tab::Tableau{T}) where {T}
     return r.sweep = Sweep(r, tab)
 end
 
-"J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp. For every sweep with `Ju`, `Jp` and `dp`."
-function pull!(s, v::Ptr{T}, U::Ptr{T}, t::Float64) where {T}
+"""
+J(t, U)ᵀ v for du/dτ; the parameters' half is added to dp, unless `with_p` is false. For every sweep with `Ju`, `Jp` and
+`dp`.
+"""
+function pull!(s, v::Ptr{T}, U::Ptr{T}, t::Float64, with_p::Bool = true) where {T}
     r = s.r
     poll()
-    Jp = r.np > 0 ? pointer(s.Jp) : Ptr{T}(0)
-    r.vjp(pointer(s.Ju), Jp, v, U, user_time(r, t))
+    with_p &= r.np > 0
+    r.vjp(pointer(s.Ju), with_p ? pointer(s.Jp) : Ptr{T}(0), v, U, user_time(r, t))
     flip!(r, pointer(s.Ju), r.n)
-    if r.np > 0
+    if with_p
         axpy!(T(r.sign), s.Jp, s.dp)
     end
     s.nvjp += 1
@@ -130,13 +162,28 @@ function step!(s::Sweep{T}, sol, tab::Tableau{T}, n, ts, cotangents, inside) whe
     for i in needed:-1:2
         v = view(K, :, i)
         iszero(v) && continue
-        Ju = pull!(s, pointer(v), pointer(s.U, (i - 1) * s.r.n + 1), t0 + tab.c[i] * h)
+        Ju = pull!(s, pointer(v), pointer(s.U, (i - 1) * s.r.n + 1), t0 + tab.c[i] * h, s.products === nothing)
         s.λ .+= Ju
         for j in 1:(i - 1)
             iszero(tab.a[i, j]) || axpy!(hT * tab.a[i, j], Ju, view(K, :, j))
         end
     end
+    s.products === nothing || needed < 2 || all_stages!(s, s.products, tab, t0, h, sol.u[n - 1], needed)
     s.pending .= view(K, :, 1)
+    return nothing
+end
+
+"The parameters' half at the stages 2 to the last, of which those after `needed` have no cotangents."
+function all_stages!(s::Sweep{T}, products::StageProducts{T}, tab, t0, h, u0, needed) where {T}
+    r, q = s.r, stages(tab)
+    for i in 2:q
+        s.times[i] = T(user_time(r, t0 + tab.c[i] * h))
+        # No cotangent makes up for what f may be at a stage that was never computed.
+        i > needed && copyto!(view(s.U, :, i), u0)
+    end
+    poll()
+    products.product(pointer(s.Jp), pointer(s.K, r.n + 1), pointer(s.times, 2), pointer(s.U, r.n + 1))
+    axpy!(T(r.sign), s.Jp, s.dp)
     return nothing
 end
 

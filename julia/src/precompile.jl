@@ -65,7 +65,8 @@ function workload(::Type{T}, alg, sensealg = nothing; adaptive = true, with_jac 
             adjoint(
                 AdjointArgs(
                     report.solution, handles[3], handles[4], 0, pointer(ts), 3, 0, 3, pointer(cotangents), 1.0e-6,
-                    1.0e-3, NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL, handles[5]
+                    1.0e-3, NaN, adaptive, 100, factors, 1, pointer(du0), pointer(dp), pointer(dts), C_NULL,
+                    sensealg isa RosenbrockAdjoint ? handles[5] : 0
                 )
             )
         end

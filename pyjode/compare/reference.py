@@ -259,13 +259,19 @@ def _by_sensitivities(problem: Problem, loss: Loss, unit: np.ndarray) -> np.ndar
 
 def _by_backpropagation(problem: Problem, loss: Loss) -> np.ndarray:
     import torchdiffeq
+    from torch.utils.checkpoint import checkpoint
 
     module = problem.in_torch()
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        # The tape of each call would be several states, and there are thousands of calls.
+        return checkpoint(module, t, y, use_reentrant=False) if y.requires_grad else module(t, y)  # type: ignore[no-any-return]
+
     y0 = torch.tensor(problem.y0, requires_grad=True)
     t = torch.tensor([problem.t0, *problem.ts])
     rtol = 10 * problem.reference
     ends = {"step_t": t[1:]}  # its dense output has order 4 only
-    ys = torchdiffeq.odeint(module, y0, t, method="dopri8", rtol=rtol, atol=rtol / 100, options=ends)[1:]
+    ys = torchdiffeq.odeint(f, y0, t, method="dopri8", rtol=rtol, atol=rtol / 100, options=ends)[1:]
     variables = [y0, *(p for p in module.parameters() if p.requires_grad)]
     found = torch.autograd.grad(loss.torch(ys), variables, materialize_grads=True)
     return np.concatenate([g.numpy().reshape(-1) for g in found])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from pyjode.rhs.graphs import functional, has_mutation, select_outputs, simplify
 from pyjode.rhs.lower_fuse import plan
 from pyjode.rhs.lower_julia import function_source
 from pyjode.rhs.lower_ops import FACTORIES_LIKE, TABLE, Call, operator_name
-from pyjode.rhs.lower_steps import JULIA_TYPES, Builder
+from pyjode.rhs.lower_steps import JULIA_TYPES, Builder, Matmul
 from pyjode.rhs.lower_values import Buffer, Literal, NotLowerable, Time, Value, View, numel, whole
 from pyjode.rhs.trace import TracedRHS
 
-__all__ = ["NativeSource", "NotLowerable", "lower", "lower_second"]
+__all__ = ["NativeSource", "NotLowerable", "lower", "lower_second", "lower_stages"]
 
 _MAX_NODES = 4000
 
@@ -36,13 +36,14 @@ class NativeSource:
     Attributes:
         source: Julia functions ``f(du, u, t, w, c)``, ``vjp_u(Ju, v, u, t, w, c)``, ``vjp_p(Jp, v, u, t, w, c)``,
             ``vjp_up(Ju, Jp, v, u, t, w, c)`` and, where f depends on t, ``tgrad(out, u, t, w, c)``: pointers, the time,
-            a workspace and a table of addresses; or ``second`` alone (see :func:`lower_second`). Equal source is equal
-            code, whatever the tensors.
+            a workspace and a table of addresses; or ``second`` alone (see :func:`lower_second`), or ``stages`` (see
+            :func:`lower_stages`). Equal source is equal code, whatever the tensors.
         workspace: bytes that the functions need at ``w``, aligned to 64.
         dtype: of the state.
         n: entries of the state.
         np: entries of all parameters.
         constants: tensors whose addresses follow those of the parameters in the table.
+        multiplications: of the matrix products in ``vjp_p``.
     """
 
     source: str
@@ -51,6 +52,7 @@ class NativeSource:
     n: int
     np: int
     constants: tuple[Tensor, ...]
+    multiplications: int = 0
 
     def table(self, params: Sequence[Tensor]) -> tuple[int, ...]:
         """Addresses for ``c``. They hold as long as the tensors keep their memory: ask again for each solve.
@@ -102,6 +104,17 @@ def lower_second(traced: TracedRHS) -> NativeSource:
     return _Lowering(traced).second()
 
 
+def lower_stages(traced: TracedRHS, count: int) -> NativeSource:
+    """The parameters' half of the vjps at ``count`` stages at once, of a right-hand side that :func:`lower` has taken:
+    ``stages(Jp, v, s, u, t, w, c)`` writes the sum of v_i^T df/dp(s_i, u_i); ``v`` and ``u`` have a row a stage, ``s``
+    their times.
+
+    Raises:
+        NotLowerable: an operator has no Julia code when it is applied to all stages.
+    """
+    return _Lowering(traced).stages(count)
+
+
 class _Lowering:
     def __init__(self, traced: TracedRHS):
         self.traced = traced
@@ -111,6 +124,7 @@ class _Lowering:
         self.table: list[Tensor] = list(traced.params)
         self.live = frozenset(map(id, (*traced.params, *traced.constants)))
         self.workspace = 0
+        self.multiplications = 0
 
     def run(self) -> NativeSource:
         """f, its vector-Jacobian products and df/dt."""
@@ -123,7 +137,7 @@ class _Lowering:
         sources = [
             self.function("f", forward, ["u"], [("du", 1)]),
             self.function("vjp_u", select_outputs(vjp, slice(0, 1)), ["v", "u"], [("Ju", 1)]),
-            self.function("vjp_p", select_outputs(vjp, by_p), ["v", "u"], [("Jp", len(params))]),
+            self.function("vjp_p", select_outputs(vjp, by_p), ["v", "u"], [("Jp", len(params))], counted=True),
             self.function("vjp_up", vjp, ["v", "u"], [("Ju", 1), ("Jp", len(params))]),
         ]
         if traced.depends_on_time:
@@ -140,22 +154,41 @@ class _Lowering:
         source = self.function("second", graph, ["v", "k", "s", "u"], [("Su", 1), ("Sp", len(params))])
         return self.finished([source])
 
+    def stages(self, count: int) -> NativeSource:
+        """The parameters' half of the vjps at several stages alone."""
+        traced = self.traced
+        us, vs, ts = (torch.ones(s, dtype=self.dtype) for s in ((count, self.n), (count, self.n), (count,)))
+        graph = _ready(traced.stages_graph(count), (traced._t0, us, vs, ts, *traced.params))
+        shapes = {"v": (count, self.n), "s": (count,), "u": (count, self.n)}
+        return self.finished([self.function("stages", graph, list(shapes), [("Jp", len(traced.params))], shapes)])
+
     def finished(self, sources: list[str]) -> NativeSource:
         constants = tuple(self.table[len(self.traced.params) :])
-        return NativeSource("\n".join(sources), self.workspace, self.dtype, self.n, self.np, constants)
+        return NativeSource(
+            "\n".join(sources), self.workspace, self.dtype, self.n, self.np, constants, self.multiplications
+        )
 
     def function(
-        self, name: str, graph: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[tuple[str, int]]
+        self,
+        name: str,
+        graph: fx.GraphModule,
+        inputs: Sequence[str],
+        outputs: Sequence[tuple[str, int]],
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        counted: bool = False,
     ) -> str:
         """
         Args:
-            graph: of ``(t, u, *params)``, ``(t, u, v, *params)`` or ``(t, u, v, k, s, *params)``.
-            inputs: the vectors as the function's arguments come: "u", "v" and "u", or "v", "k", "s" and "u" ("s" points
-                to one number, the others to the state's size).
+            graph: of ``(t, u, *params)``, ``(t, u, v, *params)``, ``(t, u, v, s, *params)`` or
+                ``(t, u, v, k, s, *params)``.
+            inputs: the vectors as the function's arguments come: "u", "v" and "u", or "v", "k", "s" and "u", ...
             outputs: names of the results, with the number of the graph's outputs that each holds, end to end.
+            shapes: of the inputs; by default "s" points to one number, the others to the state's size.
+            counted: whether its matrix products' multiplications are those that the source tells of.
         """
         builder = Builder(self.dtype, self.table, self.live)
-        shapes: dict[str, tuple[int, ...]] = {x: () if x == "s" else (self.n,) for x in inputs}
+        if shapes is None:
+            shapes = {x: () if x == "s" else (self.n,) for x in inputs}
         given = {x: whole(Buffer(x, "input", self.dtype, numel(shape)), shape) for x, shape in shapes.items()}
         arguments: list[Value] = [Time((), self.dtype), *(given[x] for x in ("u", "v", "k", "s") if x in given)]
         arguments += [whole(builder.from_table(p).buffer, tuple(p.shape)) for p in self.traced.params]
@@ -170,6 +203,9 @@ class _Lowering:
             for x, size in zip(part, sizes, strict=True):
                 _deliver(builder, x, View(buffer, offset, (size,), (1,)))
                 offset += size
+        if counted:
+            products = (step for step in builder.steps if isinstance(step, Matmul))
+            self.multiplications = sum(numel(step.c.shape) * step.a.shape[2] for step in products)
         planned = plan(builder.steps)
         self.workspace = max(self.workspace, planned.size)
         return function_source(name, [*(o for o, _ in outputs), *inputs], planned, self.dtype)

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from pyjode.rhs.graphs import Untraceable
 from pyjode.rhs.interface import RightHandSide, Way
-from pyjode.rhs.lower import NativeSource, NotLowerable, lower, lower_second
+from pyjode.rhs.lower import NativeSource, NotLowerable, lower, lower_second, lower_stages
 from pyjode.rhs.trace import TracedRHS
+
+STAGES_FROM = 2**14
+"""So many parameter entries, at least, for the vjps of all stages at once: what no longer fits the nearest cache."""
+STAGES_REUSE = 12
+"""So many multiplications for each, at most."""
 
 
 class NativeRHS(RightHandSide):
@@ -38,6 +43,7 @@ class NativeRHS(RightHandSide):
         self.params = traced.params
         self.depends_on_time = traced.depends_on_time
         self.unused = traced.unused
+        self._stages: dict[int, NativeSource | None] = {}
 
     @functools.cached_property
     def second_source(self) -> NativeSource | str:
@@ -47,6 +53,22 @@ class NativeRHS(RightHandSide):
             return lower_second(self.traced)
         except (NotLowerable, Untraceable, RuntimeError, NotImplementedError) as e:
             return str(e)
+
+    def stages_source(self, count: int) -> NativeSource | None:
+        """The parameters' vjps at ``count`` stages at once, lowered when first asked for; ``None`` where one a stage is
+        as good.
+
+        Vjps of few rows are as fast as the gradient's memory is read and written. All stages of a step at once go
+        through it once, but go forwards through f once more: not for few parameters, nor where each meets many rows.
+        """
+        if count < 1 or self.source.np < STAGES_FROM or self.source.multiplications > STAGES_REUSE * self.source.np:
+            return None
+        if count not in self._stages:
+            try:
+                self._stages[count] = lower_stages(self.traced, count)
+            except (NotLowerable, Untraceable, RuntimeError, NotImplementedError):
+                self._stages[count] = None
+        return self._stages[count]
 
     def f(self, t: Tensor, u: Tensor, params: tuple[Tensor, ...]) -> Tensor:
         return self.traced.f(t, u, params)

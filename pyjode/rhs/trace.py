@@ -188,6 +188,24 @@ class TracedRHS(RightHandSide):
         v, k, s = torch.ones_like(self._u0), torch.ones_like(self._u0), torch.ones((), dtype=self.layout.dtype)
         return _clean(trace(second, self._t0, self._u0, v, k, s, *self.params))
 
+    def stages_graph(self, count: int) -> fx.GraphModule:
+        """``(t, us, vs, ts, *params)`` -> the sum over i of v_i^T df/dp(t_i, u_i), for each parameter.
+
+        ``us`` and ``vs`` have shape ``(count, n)``, ``ts`` ``(count,)``; t is not used. Of a matrix that f multiplies
+        by, the derivative is one product of all stages' vectors instead of the sum of one a stage.
+        """
+        forward = self.forward_graph
+
+        def stages(t: Tensor, us: Tensor, vs: Tensor, ts: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_() for x in params]
+                out = torch.func.vmap(lambda t, u: forward(t, u, *inputs))(ts, us)
+                return _gradients(out, inputs, vs)
+
+        us, vs = (torch.ones(count, self.layout.n, dtype=self.layout.dtype) for _ in range(2))
+        ts = torch.ones(count, dtype=self.layout.dtype)
+        return _clean(trace(stages, self._t0, us, vs, ts, *self.params))
+
     def _trace_vjp(self) -> fx.GraphModule:
         forward = self.forward_graph
 

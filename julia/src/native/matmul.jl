@@ -249,6 +249,20 @@ end
 
 # Large ones: BLAS through the library every Julia has, on column-major transposes.
 
+for (T, name) in ((Float32, :sgemv_64_), (Float64, :dgemv_64_))
+    @eval function gemv!(flag, m, n, a::Ptr{$T}, lda, x, incx, y, incy)
+        one_ = Ref(one($T))
+        return ccall(
+            ($(QuoteNode(name)), Base.libblas_name), Cvoid,
+            (
+                Ref{UInt8}, Ref{Int64}, Ref{Int64}, Ref{$T}, Ptr{$T}, Ref{Int64}, Ptr{$T}, Ref{Int64}, Ref{$T}, Ptr{$T},
+                Ref{Int64}, Clong,
+            ),
+            flag, m, n, one_, a, lda, x, incx, one_, y, incy, 1
+        )
+    end
+end
+
 for (T, name) in ((Float32, :sgemm_64_), (Float64, :dgemm_64_))
     @eval function gemm!(flags, m, n, k, a::Ptr{$T}, lda, b, ldb, c, ldc)
         one_ = Ref(one($T))
@@ -263,13 +277,30 @@ for (T, name) in ((Float32, :sgemm_64_), (Float64, :dgemm_64_))
     end
 end
 
+"Matrix times vector."
+function big_vector!(c::Ptr{T}, cm, a::Ptr{T}, am, ak, b::Ptr{T}, bk, s::Ptr{T}, sm, m, k) where {T}
+    for i in 0:(m - 1)
+        st(c, s == C_NULL ? zero(T) : ld(s, i * sm), i * cm)
+    end
+    if ak == 1
+        gemv!(UInt8('T'), k, m, a, Base.max(am, k), b, bk, c, cm)
+    else
+        gemv!(UInt8('N'), m, k, a, Base.max(ak, m), b, bk, c, cm)
+    end
+    return nothing
+end
+
 "As [`matmul!`](@ref), for sizes where packing pays."
 @noinline function big_matmul!(
         c::Ptr{T}, cm::Int, cn::Int, a::Ptr{T}, am::Int, ak::Int, b::Ptr{T}, bk::Int, bn::Int,
         s::Ptr{T}, sm::Int, sn::Int, m::Int, n::Int, k::Int
     ) where {T}
     plain(x, y) = x == 1 || y == 1
-    if !(cn == 1 && plain(am, ak) && plain(bk, bn)) || m == 1 || n == 1
+    if n == 1 && plain(am, ak)
+        return big_vector!(c, cm, a, am, ak, b, bk, s, sm, m, k)
+    elseif m == 1 && plain(bk, bn)
+        return big_vector!(c, cn, b, bn, bk, a, ak, s, sn, n, k)
+    elseif !(cn == 1 && plain(am, ak) && plain(bk, bn)) || m == 1 || n == 1
         return matmul!(c, cm, cn, a, am, ak, b, bk, bn, s, sm, sn, m, n, k)
     end
     for i in 0:(m - 1)

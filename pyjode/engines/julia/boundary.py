@@ -58,7 +58,7 @@ SolveReport = _structure(
 AdjointArgs = _structure(
     "AdjointArgs",
     "solution:i alg:i sensealg:i joint:i ts:p nt:i first:i nsaves:i cotangents:p abstol:d reltol:d dt:d adaptive:i "
-    "maxiters:i gamma:d qmin:d qmax:d want_t:i du0:p dp:p dts:p options:p second:i",
+    "maxiters:i gamma:d qmin:d qmax:d want_t:i du0:p dp:p dts:p options:p products:i",
     "``AdjointArgs`` of julia/src/adjoint.jl.",
 )
 StepOptionsArgs = _structure(
@@ -102,6 +102,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rhs": (POINTER(RHSArgs), POINTER(c_int64)),
     "native_rhs": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
     "native_second": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
+    "native_stages": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
     "native_pool": (POINTER(NativeArgs), c_char_p, POINTER(c_int64)),
     "independent": (POINTER(IndependentArgs), POINTER(IndependentReport)),
     "independent_adjoint": (POINTER(IndependentAdjointArgs), POINTER(IndependentAdjointReport)),

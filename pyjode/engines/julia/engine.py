@@ -19,6 +19,7 @@ from pyjode.engines.julia.bound import give_back, take
 from pyjode.engines.julia.boundary import AdjointArgs, AdjointReport, Gate, SolveArgs, SolveReport, gate
 from pyjode.engines.julia.device import solve_from_device
 from pyjode.engines.julia.gradient_check import Moved, check_gradient
+from pyjode.engines.julia.native import NativeFunction
 from pyjode.engines.julia.runtime import runtime
 from pyjode.engines.julia.segments import jumps_of, solve_in_pieces
 from pyjode.engines.julia.step_options import adjoint_options, forward_options
@@ -293,8 +294,12 @@ class _Solve:
         if dts is not None:
             args.dts = dts.data_ptr()
         calls_python = self.function.calls_python
-        if isinstance(adjoint.sensealg, DiscreteAdjoint) and adjoint.method.stiff:
-            args.second = self.function.second().handle  # type: ignore[union-attr]
+        if isinstance(adjoint.sensealg, DiscreteAdjoint) and isinstance(self.function, NativeFunction):
+            if adjoint.method.stiff:
+                args.products = self.function.second().handle
+            else:
+                stages = self.function.stages(stage_count(julia, adjoint.method) - 1)
+                args.products = 0 if stages is None else stages.handle
         if adjoint.options is not None:
             options = adjoint_options(self.request, adjoint, adjoint.options, params, self.sign * self.grid)
             args.options = options.address
@@ -346,6 +351,12 @@ def _sensealg_handle(adjoint: Adjoint) -> int:
         return gate().construct("", "RosenbrockAdjoint()" if adjoint.method.stiff else "DiscreteAdjoint()")
     assert adjoint.sensealg.julia_expr is not None
     return gate().construct("SciMLSensitivity", adjoint.sensealg.julia_expr)
+
+
+@functools.lru_cache(maxsize=256)
+def stage_count(julia: Gate, method: Method) -> int:
+    """Stages of an explicit Runge-Kutta method, those of its dense output among them."""
+    return int(julia.evaluate(f"stages(tableau(object({_handle(method)}), Float64))"))
 
 
 def _nan(value: float | None) -> float:

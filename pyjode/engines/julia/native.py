@@ -27,6 +27,7 @@ class NativeFunction:
     calls_python = False
     _entry = "native_rhs"
     _second: NativeSecond | None = None
+    _stages: NativeStages | None = None
 
     def __init__(self, rhs: NativeRHS, params: tuple[Tensor, ...], sign: int, with_jac: bool):
         self._rhs = rhs
@@ -54,8 +55,7 @@ class NativeFunction:
         gate().call(self._entry, byref(args), source.source.encode(), byref(handle))
         self.handle = handle.value
 
-    @staticmethod
-    def _source_of(rhs: NativeRHS) -> NativeSource:
+    def _source_of(self, rhs: NativeRHS) -> NativeSource:
         return rhs.source
 
     def second(self) -> NativeSecond:
@@ -65,6 +65,18 @@ class NativeFunction:
             weakref.finalize(self._second, gate().release, self._second.handle)
         self._second.params = self._params
         return self._second
+
+    def stages(self, count: int) -> NativeStages | None:
+        """The parameters' vjps at ``count`` stages at once, with the parameters of this function; ``None`` where one a
+        stage is as good."""
+        if self._stages is None or self._stages.count != count:
+            source = self._rhs.stages_source(count)
+            if source is None:
+                return None
+            self._stages = NativeStages(self._rhs, self._params, count)
+            weakref.finalize(self._stages, gate().release, self._stages.handle)
+        self._stages.params = self._params
+        return self._stages
 
     @property
     def params(self) -> tuple[Tensor, ...]:
@@ -99,10 +111,24 @@ class NativeSecond(NativeFunction):
 
     _entry = "native_second"
 
-    @staticmethod
-    def _source_of(rhs: NativeRHS) -> NativeSource:
+    def _source_of(self, rhs: NativeRHS) -> NativeSource:
         assert isinstance(rhs.second_source, NativeSource)
         return rhs.second_source
+
+
+class NativeStages(NativeFunction):
+    """The parameters' vjps at several stages at once (julia/src/discrete_adjoint.jl)."""
+
+    _entry = "native_stages"
+
+    def __init__(self, rhs: NativeRHS, params: tuple[Tensor, ...], count: int):
+        self.count = count
+        super().__init__(rhs, params, 1, False)
+
+    def _source_of(self, rhs: NativeRHS) -> NativeSource:
+        source = rhs.stages_source(self.count)
+        assert source is not None
+        return source
 
 
 class NativePool(NativeFunction):
