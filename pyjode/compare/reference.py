@@ -263,9 +263,9 @@ def _by_backpropagation(problem: Problem, loss: Loss) -> np.ndarray:
 
     module = problem.in_torch()
 
-    def f(t: Tensor, y: Tensor) -> Tensor:
+    def f(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         # The tape of each call would be several states, and there are thousands of calls.
-        return checkpoint(module, t, y, use_reentrant=False) if y.requires_grad else module(t, y)  # type: ignore[no-any-return]
+        return checkpoint(module, t, y, use_reentrant=False) if y.requires_grad else module(t, y)
 
     y0 = torch.tensor(problem.y0, requires_grad=True)
     t = torch.tensor([problem.t0, *problem.ts])

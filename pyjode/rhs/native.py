@@ -14,7 +14,7 @@ from pyjode.rhs.trace import TracedRHS
 
 STAGES_FROM = 2**14
 """So many parameter entries, at least, for the vjps of all stages at once: what no longer fits the nearest cache."""
-STAGES_REUSE = 12
+STAGES_REUSE = 4
 """So many multiplications for each, at most."""
 
 
