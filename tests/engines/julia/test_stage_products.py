@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torchdiffeq
@@ -69,7 +71,7 @@ def test_fixed_steps_are_differentiated_as_by_torch(
 def _steps(f: nn.Module, y0: Tensor, times: Tensor, method: str) -> Tensor:
     """Two steps between save points, by torch alone."""
     y, ys = y0, [y0]
-    for start, end in zip(times[:-1], times[1:], strict=True):
+    for start, end in itertools.pairwise(times):
         h = (end - start) / 2
         for t in (start, start + h):
             k1 = f(t, y)
