@@ -37,8 +37,6 @@ hours at the reports' sizes. Each script runs the report's full sizes without op
 """
 
 NOTES = {
-    "mnist_three_ways": "This run was halted for minutes while the first ODE net was trained: its times an epoch say "
-    "nothing. Those of a shorter, undisturbed one are in [findings.md](../../docs/findings.md).",
 }
 
 
