@@ -36,8 +36,7 @@ Where the sizes are below the report's ("cut"), it is to fit all runs into three
 hours at the reports' sizes. Each script runs the report's full sizes without options.
 """
 
-NOTES = {
-}
+NOTES = {}
 
 
 def section(name: str) -> str:

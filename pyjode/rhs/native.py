@@ -14,6 +14,8 @@ from pyjode.rhs.trace import TracedRHS
 
 STAGES_FROM = 2**14
 """So many parameter entries, at least, for the vjps of all stages at once: what no longer fits the nearest cache."""
+STAGES_PER_STATE = 16
+"""So many for each entry of the state, at least: what f keeps for all stages must be little beside them."""
 STAGES_REUSE = 4
 """So many multiplications for each, at most."""
 
@@ -61,7 +63,9 @@ class NativeRHS(RightHandSide):
         Vjps of few rows are as fast as the gradient's memory is read and written. All stages of a step at once go
         through it once, but go forwards through f once more: not for few parameters, nor where each meets many rows.
         """
-        if count < 1 or self.source.np < STAGES_FROM or self.source.multiplications > STAGES_REUSE * self.source.np:
+        source = self.source
+        few = source.np < max(STAGES_FROM, STAGES_PER_STATE * source.n)
+        if count < 1 or few or source.multiplications > STAGES_REUSE * source.np:
             return None
         if count not in self._stages:
             try:

@@ -38,7 +38,8 @@ def stages_of(f: nn.Module, y0: Tensor) -> dict[int, object]:
 
 @pytest.fixture
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "STAGES_FROM", 0)
+    for least in ("STAGES_FROM", "STAGES_PER_STATE"):
+        monkeypatch.setattr(native, least, 0)
     monkeypatch.setattr(native, "STAGES_REUSE", 10**9)
 
 
@@ -118,11 +119,26 @@ def test_many_parameters_that_each_meet_one_state_take_it_and_the_gradient_is_th
         assert torch.allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("rows", [None, 40])
-def test_few_parameters_and_many_rows_do_not(rows: int | None) -> None:
-    width = 8 if rows is None else 150
-    f = _Saturated(nn.Linear(width, width).double())
-    y0 = torch.randn(*(() if rows is None else (rows,)), width, dtype=torch.float64, requires_grad=True)
+class _Scaled(nn.Module):
+    def __init__(self, size: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(size, dtype=torch.float64))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.scale * y
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(8, 8).double(), (8,)),
+        (nn.Linear(150, 150).double(), (40, 150)),  # many rows
+        (_Scaled(20_000), (20_000,)),  # as many states
+    ],
+)
+def test_where_it_does_not_pay_it_is_not_taken(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    f = _Saturated(layer)
+    y0 = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     pyjode.solve(pyjode.ODEProblem(f, y0, (0.0, 0.1)), "Tsit5", saveat=[0.1], engine="julia").ys.sum().backward()
     assert not stages_of(f, y0)
 
