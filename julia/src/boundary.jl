@@ -84,25 +84,22 @@ function c_native_rhs(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
     end
 end
 
-"The second-order products of a right-hand side in generated code: a function `second` of its own source."
-function c_native_second(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
+function products_handle(make::F, args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int}) where {F}
     return guarded() do
         a = unsafe_load(args)
         code = native_code(unsafe_string(source), a.workspace)
         T = a.double == 1 ? Float64 : Float32
-        unsafe_store!(handle, keep!(native_second(T, code, a.table)))
+        unsafe_store!(handle, keep!(make(T, code, a.table)))
     end
 end
 
+"The second-order products of a right-hand side in generated code: a function `second` of its own source."
+c_native_second(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int}) =
+    products_handle(native_second, args, source, handle)
+
 "The parameters' vjps at several stages at once, in generated code: a function `stages` of its own source."
-function c_native_stages(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})
-    return guarded() do
-        a = unsafe_load(args)
-        code = native_code(unsafe_string(source), a.workspace)
-        T = a.double == 1 ? Float64 : Float32
-        unsafe_store!(handle, keep!(native_stages(T, code, a.table)))
-    end
-end
+c_native_stages(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int}) =
+    products_handle(native_stages, args, source, handle)
 
 "The right-hand side, for as many threads as will ask."
 function c_native_pool(args::Ptr{NativeArgs}, source::Cstring, handle::Ptr{Int})

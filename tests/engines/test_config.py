@@ -251,3 +251,11 @@ def test_looking_starts_no_process_and_is_quick(tmp_path: Path, monkeypatch: pyt
     for _ in range(20):
         assert config.find_julia() is not None
     assert (time.perf_counter() - start) / 20 < 0.005
+
+
+def test_processes_we_start_have_this_pyjode_wherever_they_run(tmp_path: Path) -> None:
+    (tmp_path / "pyjode").mkdir()
+    (tmp_path / "pyjode" / "__init__.py").write_text("raise ImportError('another checkout')")
+    command = config.python_command("import pyjode.errors, sys; print(pyjode.errors.__file__, sys.argv[1])", "argument")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(config.PACKAGE / "errors.py"), "argument"]

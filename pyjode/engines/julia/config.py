@@ -255,6 +255,16 @@ def julia_environment(location: JuliaLocation) -> dict[str, str]:
     return {**os.environ, **location.variables(), "JULIA_PYTHONCALL_EXE": sys.executable}
 
 
+def python_command(code: str, *arguments: str) -> list[str]:
+    """A command that runs ``code`` in a Python whose pyjode is this one.
+
+    ``python -c`` looks in the working directory first: in a checkout beside an installed pyjode that is another one,
+    with a PyJODE.jl of its own to compile.
+    """
+    ours = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import pyjode; del sys.path[0]; "
+    return [sys.executable, "-c", ours + code, *arguments]
+
+
 def julia_version(exe: Path) -> tuple[int, int, int]:
     """Major, minor and patch number of a Julia, from ``julia --version``.
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from pyjode.engines.julia.config import (
     manifest_versions,
     missing_packages,
     needed_packages,
+    python_command,
     why_not,
 )
 from pyjode.errors import InputError
@@ -132,7 +132,7 @@ def time_first_gradient(
         "c = time.perf_counter(); from pyjode.engines.julia.doctor import first_gradient_here as f; "
         "f({'import torch': b - a, 'import pyjode': c - b})"
     )
-    command = [sys.executable, "-c", code]
+    command = python_command(code)
     try:
         done = subprocess.run(
             command,

@@ -25,6 +25,7 @@ from pyjode.engines.julia.config import (
     julia_version,
     missing_packages,
     needed_packages,
+    python_command,
     read_only_depot,
     register,
     why_not,
@@ -125,7 +126,7 @@ def _resolve(say: Say, limit: float, julia: Path | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cause = Path(folder) / "cause"
         resolve = "import sys; from pyjode.engines.julia.setup import resolve_here; resolve_here(sys.argv[1])"
-        code = run_limited([sys.executable, "-c", resolve, str(cause)], variables, limit)
+        code = run_limited(python_command(resolve, str(cause)), variables, limit)
         if code == 0:
             return
         reason = cause.read_text() if cause.is_file() else f"juliapkg ended with status {code}"
@@ -229,7 +230,7 @@ def precompile(location: JuliaLocation, say: Say, limit: float) -> None:
     code = run_limited([str(location.exe), project, "--startup-file=no", "-e", PRECOMPILE, *names], environment, limit)
     if code is not None:
         # Through juliacall: images depend on the flags that Julia is started with, so start it as the engine does.
-        command = [sys.executable, "-c", "from pyjode.engines.julia.setup import load_here; load_here()"]
+        command = python_command("from pyjode.engines.julia.setup import load_here; load_here()")
         code = run_limited(command, environment, limit - (time.monotonic() - start))
     if code is None:
         raise EngineUnavailable(
