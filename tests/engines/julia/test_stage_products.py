@@ -150,3 +150,29 @@ class _Saturated(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.tanh(self.layer(y)) - y
+
+
+@pytest.mark.parametrize("shape", [(1000,), (1, 1000), (2, 1000)])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_large_matrices_times_vectors(shape: tuple[int, ...], flipped: bool) -> None:
+    f = _Product(1000, flipped)
+    y0 = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64)
+    solution = pyjode.solve(
+        pyjode.ODEProblem(f, y0, (0.0, 0.5)), "Midpoint", saveat=times, dt=0.125, adaptive=False, engine="julia"
+    )
+    wanted = _steps(f, y0, times, "midpoint")
+    assert torch.allclose(solution.ys, wanted, rtol=1e-11, atol=1e-13)
+    compared(solution.ys, wanted, f, y0, 1e-11)
+
+
+class _Product(nn.Module):
+    """Rows times a matrix, or its transpose: both orders in memory."""
+
+    def __init__(self, size: int, flipped: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size, size, dtype=torch.float64) / size**0.5)
+        self.flipped = flipped
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.tanh(y @ (self.weight.T if self.flipped else self.weight))
