@@ -36,8 +36,6 @@ Where the sizes are below the report's ("cut"), it is to fit all runs into three
 hours at the reports' sizes. Each script runs the report's full sizes without options.
 """
 
-NOTES = {}
-
 
 def section(name: str) -> str:
     metrics = json.loads((HERE / name / "metrics.json").read_text())
@@ -53,7 +51,6 @@ def section(name: str) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {row['what']} | {row['report'] or '-'} | {row['ours']} |" for row in metrics["comparison"]]
-    lines += ["", NOTES[name]] if name in NOTES else []
     figures = sorted(path.name for path in (HERE / name).glob("*.png"))
     lines += ["", *[f"![{name}: {figure.removesuffix('.png')}]({name}/{figure})" for figure in figures], ""]
     return "\n".join(lines)

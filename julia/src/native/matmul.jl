@@ -295,12 +295,13 @@ end
         c::Ptr{T}, cm::Int, cn::Int, a::Ptr{T}, am::Int, ak::Int, b::Ptr{T}, bk::Int, bn::Int,
         s::Ptr{T}, sm::Int, sn::Int, m::Int, n::Int, k::Int
     ) where {T}
-    plain(x, y) = x == 1 || y == 1
-    if n == 1 && plain(am, ak)
+    # BLAS knows neither a matrix with the same row again and again nor a vector of one entry: strides of 0.
+    plain(x, y, rows, cols) = (y == 1 && (x >= cols || rows == 1)) || (x == 1 && (y >= rows || cols == 1))
+    if n == 1 && plain(am, ak, m, k) && bk > 0
         return big_vector!(c, cm, a, am, ak, b, bk, s, sm, m, k)
-    elseif m == 1 && plain(bk, bn)
+    elseif m == 1 && plain(bk, bn, k, n) && ak > 0
         return big_vector!(c, cn, b, bn, bk, a, ak, s, sn, n, k)
-    elseif !(cn == 1 && plain(am, ak) && plain(bk, bn)) || m == 1 || n == 1
+    elseif !(cn == 1 && plain(am, ak, m, k) && plain(bk, bn, k, n)) || m == 1 || n == 1
         return matmul!(c, cm, cn, a, am, ak, b, bk, bn, s, sm, sn, m, n, k)
     end
     for i in 0:(m - 1)

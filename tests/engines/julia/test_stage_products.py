@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pyjode
 from pyjode.rhs import native
 from pyjode.rhs.build import remembered_rhs
+from pyjode.rhs.lower import NotLowerable
 from pyjode.state import StateLayout
 
 pytestmark = pytest.mark.julia
@@ -150,6 +151,54 @@ class _Saturated(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.tanh(self.layer(y)) - y
+
+
+def test_what_has_no_code_for_all_stages_is_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotLowerable("tanh", "not of several stages")
+
+    monkeypatch.setattr(native, "lower_stages", refuse)
+    monkeypatch.setattr(native, "STAGES_FROM", 0)
+    monkeypatch.setattr(native, "STAGES_PER_STATE", 0)
+    f, y0 = Dynamics(), torch.randn(4, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64)
+    solution = pyjode.solve(
+        pyjode.ODEProblem(f, y0, (0.0, 0.5)), "Midpoint", saveat=times, dt=0.125, adaptive=False, engine="julia"
+    )
+    compared(solution.ys, _steps(f, y0, times, "midpoint"), f, y0, 1e-12)
+    assert not stages_of(f, y0)
+
+
+@pytest.mark.parametrize("kind", ["vector", "matrix", "cotangent"])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_large_products_of_what_is_expanded(kind: str, flipped: bool) -> None:
+    f = _Expanded(1000, kind, flipped)
+    y0 = torch.randn(1000, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64)
+    solution = pyjode.solve(
+        pyjode.ODEProblem(f, y0, (0.0, 0.5)), "Midpoint", saveat=times, dt=0.125, adaptive=False, engine="julia"
+    )
+    wanted = _steps(f, y0, times, "midpoint")
+    assert torch.allclose(solution.ys, wanted, rtol=1e-11, atol=1e-13)
+    compared(solution.ys, wanted, f, y0, 1e-11)
+
+
+class _Expanded(nn.Module):
+    """One operand, or its cotangent, is the same number or row again and again."""
+
+    def __init__(self, size: int, kind: str, flipped: bool):
+        super().__init__()
+        self.kind, self.flipped = kind, flipped
+        shape = (size,) if kind == "matrix" else (size, size)
+        self.weight = nn.Parameter(torch.randn(shape, dtype=torch.float64) / size**0.5)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        weight = self.weight.expand(len(y), -1) if self.kind == "matrix" else self.weight
+        weight = weight.T if self.flipped else weight
+        if self.kind == "vector":
+            return torch.tanh(weight @ y.mean().expand(len(y)))
+        product = weight @ y
+        return product.mean() * torch.cos(y) if self.kind == "cotangent" else torch.tanh(product)
 
 
 @pytest.mark.parametrize("shape", [(1000,), (1, 1000), (2, 1000)])
